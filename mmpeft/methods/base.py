@@ -1,0 +1,55 @@
+"""What every method can say about itself: its fields, its formula, its parameter count, its peft config."""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+from mmpeft.entry import Dims, Location, ModelEntry
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+
+class Method(BaseModel, ABC):
+    """One way of adapting a language model; its fields are peft's own names.
+
+    Attributes:
+        label: The name printed in tables and figures.
+        formula: What it computes, in one line.
+        trains: Whether a run of this method trains anything at all.
+        mergeable: Whether the trained weights can be folded into the base weights.
+        has_location: Whether attention, mlp or both is a choice; a method without one is always "both".
+        tunes_connector: Whether the method is meaningless without a tuned connector.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    name: str
+
+    label: ClassVar[str]
+    formula: ClassVar[str]
+    trains: ClassVar[bool] = True
+    mergeable: ClassVar[bool] = False
+    has_location: ClassVar[bool] = True
+    tunes_connector: ClassVar[bool] = False
+
+    @abstractmethod
+    def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig | None":
+        """The peft config that puts the method on this model's decoder, or None for a baseline."""
+
+    @abstractmethod
+    def num_trainable(self, dims: Dims, location: Location) -> int:
+        """The number of trained parameters, without the connector's."""
+
+    def num_stored(self, dims: Dims, location: Location) -> int:
+        """The number of parameters needed after training, without the connector's."""
+        return self.num_trainable(dims, location)
+
+    def identity_at_start(self) -> bool:
+        """Whether the adapted model computes exactly the base model before the first step."""
+        return True
+
+    def trained_parts(self, entry: ModelEntry) -> tuple[str, ...]:
+        """The dotted paths of the parts trained whole, in place (the connector excluded)."""
+        return ()
