@@ -1,0 +1,281 @@
+"""Run what is missing: one after another, or in local processes; other engines fit behind the same interface.
+
+Every worker walks the same plan and takes what has no record and no lease; the store is all they share, so a
+sweep can be joined, killed and started again at any moment. A run that fails becomes a record with its error,
+and the sweep goes on. A worker that dies is replaced; a run that killed two becomes a failed record.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from mmpeft.errors import MmpeftError
+from mmpeft.plan import Planned
+from mmpeft.records import Record, Store, utc_now
+from mmpeft.spec import RunSpec
+
+RunFunction = Callable[[RunSpec], tuple[Record, Sequence[Mapping[str, Any]]]]
+"""What makes a run: ``mmpeft.run.run``, or another of its kind."""
+
+Report = Callable[[str], None]
+"""Called with the run_id of each run that has just left a record."""
+
+RUN = "mmpeft.run.run"
+POLL_SECONDS = 0.2
+DEATHS_ALLOWED = 1
+"""How many workers may die in a run before it counts as failed: one may be an accident."""
+DEATHS_BETWEEN_RUNS_ALLOWED = 3
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a call to run_missing did.
+
+    Attributes:
+        done: Runs that ended well meanwhile.
+        failed: Runs that ended in an error meanwhile; their records say which.
+        skipped: The other planned runs: they had a record, or somebody else held them.
+    """
+
+    done: int
+    failed: int
+    skipped: int
+
+
+class Engine(Protocol):
+    """A way of running: does every planned run that has no record, and reports each as it ends."""
+
+    def __call__(self, planned: Sequence[Planned], store: Store, run: RunFunction | str, report: Report) -> None:
+        """Return when every planned run has a record or is held by somebody else."""
+
+
+def run_missing(
+    planned: Sequence[Planned],
+    store: Store,
+    workers: int = 1,
+    progress: bool = True,
+    *,
+    run: RunFunction | str = RUN,
+    retry_failed: bool = False,
+    engine: Engine | None = None,
+) -> Summary:
+    """What came of the planned runs that had no record.
+
+    Args:
+        planned: The plan.
+        store: Where records are, and go.
+        workers: 1 runs here; more start that many processes, each with its share of the cores.
+        progress: Whether to show a bar with the time left.
+        run: The function that makes a run, or its dotted path; processes import it by name.
+        retry_failed: Whether to make failed runs again.
+        engine: Another way of running; by default ``serial``, or ``processes`` for more than one worker.
+
+    Raises:
+        MmpeftError: The workers cannot start.
+    """
+    if retry_failed:
+        for failed in store.failed(planned):
+            store.forget(failed.run_id)
+    missing = store.missing(planned)
+    engine = engine or (serial if workers == 1 else partial(processes, workers=workers))
+    ended: Counter[str] = Counter()
+    with _bar(len(missing), shown=progress and bool(missing)) as advance:
+
+        def report(run_id: str) -> None:
+            record = store.load(run_id)
+            ended[record.status if record else "lost"] += 1
+            advance(ended["failed"])
+
+        if missing:
+            engine(missing, store, run, report)
+    return Summary(ended["ok"], ended["failed"], len(planned) - ended["ok"] - ended["failed"])
+
+
+def serial(planned: Sequence[Planned], store: Store, run: RunFunction | str, report: Report) -> None:
+    """Make the runs one after another, here."""
+    function = _imported(run)
+    for one in planned:
+        if _take(one, store, function):
+            report(one.run_id)
+
+
+def processes(planned: Sequence[Planned], store: Store, run: RunFunction | str, report: Report, *, workers: int) -> None:
+    """Make the runs in local processes, each with ``cores // workers`` threads.
+
+    Raises:
+        MmpeftError: Workers die before they take up a run.
+    """
+    team = _Team(planned, store, run, min(workers, len(planned)))
+    waiting = {one.run_id for one in planned}
+    try:
+        while True:
+            working = team.tend()
+            for run_id in [run_id for run_id in waiting if store.has(run_id)]:
+                waiting.discard(run_id)
+                report(run_id)
+            if not working:
+                return
+            time.sleep(POLL_SECONDS)
+    finally:
+        team.stop()
+
+
+class _Team:
+    """The worker processes: started together, replaced when one dies in a run."""
+
+    def __init__(self, planned: Sequence[Planned], store: Store, run: RunFunction | str, workers: int) -> None:
+        self.planned = {one.run_id: one for one in planned}
+        self.store = store
+        self.run = run
+        self.threads = max(1, _num_cores() // workers)
+        self.deaths: Counter[str] = Counter()
+        self.deaths_between_runs = 0
+        self.members: list[BaseProcess] = []
+        for _ in range(workers):
+            self._start()
+
+    def tend(self) -> bool:
+        """Whether anyone is still working; sees to the dead first."""
+        for member in [member for member in self.members if member.exitcode is not None]:
+            self.members.remove(member)
+            if member.exitcode:
+                self._replace(member)
+        return bool(self.members)
+
+    def stop(self) -> None:
+        """End whoever is left; what they held is free at once, since their processes are gone."""
+        for member in self.members:
+            member.terminate()
+        for member in self.members:
+            member.join()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        arguments = (list(self.planned.values()), self.store.path, self.run, self.threads)
+        member = context.Process(target=_work, args=arguments)
+        member.start()
+        self.members.append(member)
+
+    def _replace(self, dead: BaseProcess) -> None:
+        exitcode, held = dead.exitcode or 0, self._unfinished_by(dead)
+        self.deaths_between_runs += not held
+        if not held and (exitcode > 0 or self.deaths_between_runs > DEATHS_BETWEEN_RUNS_ALLOWED):
+            raise MmpeftError(f"a worker ended with code {exitcode} outside any run; its message is above.")
+        for run_id in held:
+            self.deaths[run_id] += 1
+            if self.deaths[run_id] > DEATHS_ALLOWED:
+                self._give_up(self.planned[run_id], exitcode)
+        self._start()
+
+    def _unfinished_by(self, dead: BaseProcess) -> list[str]:
+        """The runs that a dead worker was in: it holds their leases and left no record."""
+        held = self.store.held_by(dead.pid or 0)
+        return [run_id for run_id in held if run_id in self.planned and not self.store.has(run_id)]
+
+    def _give_up(self, one: Planned, exitcode: int) -> None:
+        how = f"was killed by {signal.Signals(-exitcode).name}" if exitcode < 0 else f"exited with code {exitcode}"
+        hint = "; out of memory?" if exitcode == -signal.SIGKILL else ""
+        error = f"the worker process {how} in each of {self.deaths[one.run_id]} attempts{hint}"
+        with self.store.claim(one.run_id) as mine:
+            if mine and not self.store.has(one.run_id):
+                self.store.save(Record.failure(one, error, utc_now()))
+
+
+def _work(planned: Sequence[Planned], folder: Path, run: RunFunction | str, threads: int) -> None:
+    """A worker's life: take every run that nobody has done or is doing, while there is one and a parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the team.
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+    function, store, parent = _imported(run), Store(folder), multiprocessing.parent_process()
+    for one in planned:
+        if parent is None or not parent.is_alive():
+            return
+        _take(one, store, function)
+
+
+def _take(one: Planned, store: Store, run: RunFunction) -> bool:
+    """Whether this call made the run: not if it has a record by now, or somebody else holds it."""
+    if store.has(one.run_id):
+        return False
+    with store.claim(one.run_id) as mine:
+        if not mine or store.has(one.run_id):
+            return False
+        _make(one, store, run)
+        return True
+
+
+def _make(one: Planned, store: Store, run: RunFunction) -> None:
+    """Leave the run's record, or the record of its failure."""
+    started_at = utc_now()
+    try:
+        record, predictions = run(one.spec)
+        if record.run_id != one.run_id:
+            raise MmpeftError(f"came back as run {record.run_id}: its task or base changed meanwhile")
+        store.save(record, predictions)
+    except Exception as error:  # whatever it is, it ends this run and not the sweep
+        store.save(Record.failure(one, _in_one_line(error), started_at))
+
+
+def _in_one_line(error: Exception) -> str:
+    """What went wrong and where, without this machine's folders."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]
+    where = " > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames[-4:])
+    message = " ".join(str(error).split()).replace(f"{Path.home()}/", "~/")
+    return f"{type(error).__name__}: {message}" + (f" ({where})" if where else "")
+
+
+def _num_cores() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _imported(run: RunFunction | str) -> RunFunction:
+    """The function itself, imported from its dotted path if need be."""
+    if not isinstance(run, str):
+        return run
+    module, _, name = run.rpartition(".")
+    function: RunFunction = getattr(importlib.import_module(module), name)
+    return function
+
+
+@contextmanager
+def _bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    """A function that advances the progress bar by one run, given the number of failures so far."""
+    if not shown:
+        yield lambda failed: None
+        return
+    columns = (
+        TextColumn("runs"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[failed]} failed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as bar:
+        task = bar.add_task("runs", total=total, failed=0)
+        yield lambda failed: bar.update(task, advance=1, failed=failed)
