@@ -1,0 +1,85 @@
+"""From examples to tensors: token ids, labels on the answer alone, positions that are right under padding.
+
+Shapes: B batch, T tokens, N image tokens, D channels of a patch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmpeft.errors import MmpeftError
+from mmpeft.models import Loaded
+from mmpeft.task import Example
+
+IGNORED = -100
+
+
+@dataclass
+class Encoder:
+    """Turns examples into batches for one model.
+
+    Args:
+        loaded: The model whose tokenizer and prompt format are used.
+        features: Vision features (N, D) by picture id.
+        max_length: Longest sequence in tokens, image tokens included.
+    """
+
+    loaded: Loaded
+    features: dict[str, Tensor]
+    max_length: int
+
+    def prompt_ids(self, example: Example) -> list[int]:
+        """Token ids of the prompt, its ``<image>`` repeated N times."""
+        tokenizer = self.loaded.tokenizer
+        text = self.loaded.entry.prompt_format.format(prompt=example.prompt)
+        image = self.loaded.model.config.image_token_id
+        ids: list[int] = []
+        for token in tokenizer(text)["input_ids"]:
+            ids += [token] * (self.loaded.num_image_tokens if token == image else 1)
+        return ids
+
+    def answer_ids(self, example: Example) -> list[int]:
+        """Token ids of the answer and the end token."""
+        tokenizer = self.loaded.tokenizer
+        return [*tokenizer(example.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+
+    def training_batch(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Right-padded prompt and answer; labels are −100 but on the answer and its end token.
+
+        Raises:
+            MmpeftError: If an example is longer than ``max_length``.
+        """
+        prompts = [self.prompt_ids(e) for e in examples]
+        answers = [self.answer_ids(e) for e in examples]
+        rows = [p + a for p, a in zip(prompts, answers, strict=True)]
+        longest = max(map(len, rows))
+        if longest > self.max_length:
+            example = examples[[len(r) for r in rows].index(longest)]
+            raise MmpeftError(
+                f"train.max_length: example {example.example_id} has {longest} tokens, the limit is {self.max_length}; raise it."
+            )
+        labels = [[IGNORED] * len(p) + a for p, a in zip(prompts, answers, strict=True)]
+        return self._tensors(examples, rows, longest, left=False) | {"labels": _padded(labels, longest, IGNORED, left=False)}
+
+    def prompt_batch(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Left-padded prompts, for generation."""
+        rows = [self.prompt_ids(e) for e in examples]
+        return self._tensors(examples, rows, max(map(len, rows)), left=True)
+
+    def _tensors(self, examples: Sequence[Example], rows: list[list[int]], length: int, left: bool) -> dict[str, Tensor]:
+        mask = _padded([[1] * len(r) for r in rows], length, 0, left)
+        pixel_values = torch.stack([self.features[e.picture_id] for e in examples]).float()
+        return {
+            "input_ids": _padded(rows, length, self.loaded.tokenizer.pad_token_id, left),
+            "attention_mask": mask,
+            # Explicit, because a prefix shifts the default positions of left-padded rows.
+            "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+            "pixel_values": pixel_values,
+        }
+
+
+def _padded(rows: list[list[int]], length: int, fill: int, left: bool) -> Tensor:
+    blanks = [[fill] * (length - len(r)) for r in rows]
+    return torch.tensor([b + r if left else r + b for r, b in zip(rows, blanks, strict=True)])

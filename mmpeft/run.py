@@ -1,0 +1,142 @@
+"""RunSpec → Record: one run from the base to its scores, with everything that proves what it did."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmpeft.attach import attach, parameter_groups
+from mmpeft.batches import Encoder
+from mmpeft.contract import Watch
+from mmpeft.evaluate import evaluate
+from mmpeft.models import Loaded, load
+from mmpeft.plan import Planned
+from mmpeft.records import Record
+from mmpeft.spec import RunSpec
+from mmpeft.task import Example, Task
+from mmpeft.tasks import TASKS
+from mmpeft.train import train
+
+_PROBE_EXAMPLES = 4  # examples on which logits are compared for the contract
+
+
+def run(spec: RunSpec, progress: bool = False) -> tuple[Record, list[dict[str, Any]]]:
+    """The record of a run and its predictions, one row an example.
+
+    Args:
+        spec: What to run.
+        progress: Whether missing vision features are computed under a progress bar.
+
+    Raises:
+        TrainingDiverged: On a loss that is not finite.
+        ContractBroken: If the run did not do what it promised.
+    """
+    started_at = datetime.now(UTC).isoformat(timespec="seconds")
+    planned = Planned.of(spec)
+    loaded, task = load(spec.model), TASKS[spec.task]
+    training, asked = examples_of(spec, task)
+    encoder = encoder_for(loaded, task, [*training, *asked], spec.train.max_length, progress)
+
+    watch = Watch(loaded.entry, spec.method, spec.location, spec.connector.tuned)
+    watch.base(loaded.model, _probe(encoder, asked))
+    base = deepcopy(loaded.model)
+    model = attach(loaded.model, loaded.entry, spec.method, spec.location, spec.connector.tuned, spec.seed)
+    watch.before(model)
+
+    clock = time.perf_counter()
+    steps, curve = 0, []
+    if spec.method.trains:
+        groups = parameter_groups(model, loaded.entry, spec.train.learning_rate, spec.connector.learning_rate)
+        trained = train(model, groups, training, encoder.training_batch, spec.train, spec.seed, watch.gradients)
+        steps, curve = trained.num_steps, trained.curve
+    train_seconds = time.perf_counter() - clock
+
+    with tempfile.TemporaryDirectory() as folder:
+        contract = watch.after(model, steps, lambda: base, Path(folder))
+    clock = time.perf_counter()
+    scores, rows = evaluate(model, encoder, task, asked, spec.eval.max_new_tokens, spec.eval.batch_size)
+    eval_seconds = time.perf_counter() - clock
+    cost = {
+        "trainable_params": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "total_params": sum(p.numel() for p in model.parameters()),
+        "train_seconds": round(train_seconds, 3),
+        "eval_seconds": round(eval_seconds, 3),
+        "examples_per_second": round(steps * spec.train.batch_size / train_seconds, 2) if steps else None,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "adapter_bytes": contract["adapter_bytes"],
+    }
+    record = Record(
+        run_id=planned.run_id,
+        status="ok",
+        spec=spec,
+        task_version=planned.task_version,
+        fingerprint=planned.fingerprint,
+        scores=scores,
+        cost=cost,
+        curve=curve,
+        contract=contract,
+        environment=environment(),
+        started_at=started_at,
+    )
+    return record, rows
+
+
+def examples_of(spec: RunSpec, task: Task) -> tuple[list[Example], list[Example]]:
+    """The training subset (empty where nothing trains) and the examples a run is judged on."""
+    training = task.examples("train", spec.train.num_examples, spec.train.subset_seed) if spec.method.trains else []
+    return training, task.examples(spec.eval.split, spec.eval.num_examples)
+
+
+def encoder_for(loaded: Loaded, task: Task, examples: Sequence[Example], max_length: int, progress: bool = False) -> Encoder:
+    """The encoder of examples for a model, with their vision features from the cache."""
+    features = loaded.features().get(task, [e.picture_id for e in examples], progress)
+    return Encoder(loaded, features, max_length)
+
+
+def _probe(encoder: Encoder, examples: Sequence[Example]) -> dict[str, Tensor]:
+    return encoder.training_batch(examples[:_PROBE_EXAMPLES])
+
+
+def peak_memory_bytes() -> int:
+    """The most memory used so far: of the GPU where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def environment() -> dict[str, Any]:
+    """Where a run was made: versions, commit, device, threads."""
+    return {
+        **git_state(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu {platform.machine()}",
+        "threads": torch.get_num_threads(),
+        "platform": sys.platform,
+        "cores": os.cpu_count(),
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and cleanliness of the checkout this package runs from; None for both outside a checkout."""
+    folder = Path(__file__).parent
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"git_commit": ask("rev-parse", "--short=12", "HEAD"), "git_dirty": bool(ask("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"git_commit": None, "git_dirty": None}
