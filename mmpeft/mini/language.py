@@ -57,8 +57,13 @@ def train_tokenizer(texts: list[str]) -> "PreTrainedTokenizerFast":
     if split:
         raise ValueError(f"words of more than one token: {split[:5]}; enlarge the vocabulary")
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>",
-        extra_special_tokens={"image_token": "<image>"}, clean_up_tokenization_spaces=False,
+        tokenizer_object=core,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+        clean_up_tokenization_spaces=False,
     )
 
 

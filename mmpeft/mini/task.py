@@ -82,7 +82,9 @@ def _examples(task: MiniTask, split: str) -> list[Example]:
     for index in range(task.num_pictures[split]):
         picture_id = f"{task.name}/{split}/{index}"
         for number, d in enumerate(task.composed(split, index)[1]):
-            rows.append(Example(f"{picture_id}/{number}", picture_id, d.prompt, d.answer, d.answers or (d.answer,), d.choices, d.kind))
+            rows.append(
+                Example(f"{picture_id}/{number}", picture_id, d.prompt, d.answer, d.answers or (d.answer,), d.choices, d.kind)
+            )
     return rows[:limit]
 
 

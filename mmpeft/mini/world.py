@@ -73,7 +73,7 @@ class Film:
 
 
 def _rows(file: str) -> list[dict[str, str]]:
-    with (files("mmpeft.mini") / file).open(encoding="utf-8", newline="") as f:
+    with (files("mmpeft.mini") / file).open(encoding="utf-8") as f:
         return [{k: v.strip() for k, v in row.items()} for row in csv.DictReader(f)]
 
 
