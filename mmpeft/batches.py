@@ -46,7 +46,9 @@ class Encoder:
         return [*tokenizer(example.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
     def training_batch(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """Right-padded prompt and answer; labels are −100 but on the answer and its end token.
+        """Left-padded prompt and answer; labels are −100 but on the answer and its end token.
+
+        Padding stands on the left, so that all answers end a row and the output head need only see the last few tokens.
 
         Raises:
             MmpeftError: If an example is longer than ``max_length``.
@@ -61,18 +63,18 @@ class Encoder:
                 f"train.max_length: example {example.example_id} has {longest} tokens, the limit is {self.max_length}; raise it."
             )
         labels = [[IGNORED] * len(p) + a for p, a in zip(prompts, answers, strict=True)]
-        return self._tensors(examples, rows, longest, left=False) | {"labels": _padded(labels, longest, IGNORED, left=False)}
+        return self._tensors(examples, rows, longest) | {"labels": _padded(labels, longest, IGNORED)}
 
     def prompt_batch(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Left-padded prompts, for generation."""
         rows = [self.prompt_ids(e) for e in examples]
-        return self._tensors(examples, rows, max(map(len, rows)), left=True)
+        return self._tensors(examples, rows, max(map(len, rows)))
 
-    def _tensors(self, examples: Sequence[Example], rows: list[list[int]], length: int, left: bool) -> dict[str, Tensor]:
-        mask = _padded([[1] * len(r) for r in rows], length, 0, left)
+    def _tensors(self, examples: Sequence[Example], rows: list[list[int]], length: int) -> dict[str, Tensor]:
+        mask = _padded([[1] * len(r) for r in rows], length, 0)
         pixel_values = torch.stack([self.features[e.picture_id] for e in examples]).float()
         return {
-            "input_ids": _padded(rows, length, self.loaded.tokenizer.pad_token_id, left),
+            "input_ids": _padded(rows, length, self.loaded.tokenizer.pad_token_id),
             "attention_mask": mask,
             # Explicit, because a prefix shifts the default positions of left-padded rows.
             "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
@@ -80,6 +82,5 @@ class Encoder:
         }
 
 
-def _padded(rows: list[list[int]], length: int, fill: int, left: bool) -> Tensor:
-    blanks = [[fill] * (length - len(r)) for r in rows]
-    return torch.tensor([b + r if left else r + b for r, b in zip(rows, blanks, strict=True)])
+def _padded(rows: list[list[int]], length: int, fill: int) -> Tensor:
+    return torch.tensor([[fill] * (length - len(r)) + r for r in rows])

@@ -1,7 +1,7 @@
 """Evaluation: greedy answers to every example, every one of them kept."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -25,6 +25,7 @@ def generate(
     """
     tokenizer = encoder.loaded.tokenizer
     device = next(model.parameters()).device
+    image = encoder.loaded.model.config.image_token_id  # no answer holds a picture
     lengths = [len(encoder.prompt_ids(e)) for e in examples]
     order = sorted(range(len(examples)), key=lambda i: (lengths[i], i))
     answers = [""] * len(examples)
@@ -32,7 +33,7 @@ def generate(
         indices = order[start : start + batch_size]
         inputs = {k: v.to(device) for k, v in encoder.prompt_batch([examples[i] for i in indices]).items()}
         del inputs["position_ids"]  # generate makes its own, right under left padding and behind a prefix
-        out = model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
+        out = cast(Any, model).generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, suppress_tokens=[image])
         new = out[:, inputs["input_ids"].shape[1] :]
         for i, text in zip(indices, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
             answers[i] = text.strip()

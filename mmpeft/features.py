@@ -8,7 +8,7 @@ a file that is damaged or half-written is computed again.
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from platformdirs import user_cache_path
+from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -116,7 +117,7 @@ class FeatureStore:
             from rich.progress import track
 
             missing = list(missing)
-            for p in track(missing, description=f"vision features of {task.name}"):
+            for p in track(missing, description=f"vision features of {task.name}", console=Console(stderr=True)):
                 found[p] = self.compute(task, p)
         else:
             found |= {p: self.compute(task, p) for p in missing}
@@ -127,7 +128,7 @@ def _checksum(features: Tensor) -> str:
     return f"{zlib.crc32(features.numpy().tobytes()):08x}"
 
 
-def prepare(make_store: Callable[[], FeatureStore], wanted: list[tuple[Task, list[str]]], workers: int = 2) -> int:
+def prepare(make_store: Callable[[], FeatureStore], wanted: Sequence[tuple[Task, list[str]]], workers: int = 2) -> int:
     """Fills the cache with several processes and a progress bar; safe to stop and to repeat.
 
     Args:
@@ -149,7 +150,7 @@ def prepare(make_store: Callable[[], FeatureStore], wanted: list[tuple[Task, lis
     if not total:
         return 0
     with (
-        Progress(*Progress.get_default_columns(), TimeElapsedColumn()) as bar,
+        Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True)) as bar,
         ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start, initargs=(make_store,)) as pool,
     ):
         job = bar.add_task("vision features", total=total)

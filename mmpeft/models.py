@@ -86,7 +86,8 @@ def from_folder(folder: Path, entry: ModelEntry) -> Loaded:
     written = (folder / "fingerprint.txt").read_text(encoding="utf-8").strip()
     if written != (found := fingerprint_of(folder)):
         raise MmpeftError(
-            f"model {entry.name}: the weights have fingerprint {found}, expected {written}; the installation is damaged: reinstall."
+            f"model {entry.name}: the weights have fingerprint {found}, expected {written}; "
+            "the installation is damaged: reinstall."
         )
     tokenizer = _tokenizer(folder)
     config = LlavaConfig.from_pretrained(str(folder), local_files_only=True)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpeft.batches import IGNORED
 from mmpeft.errors import MmpeftError
 from mmpeft.spec import TrainSpec
 from mmpeft.task import Example
@@ -49,7 +50,8 @@ def rate(spec: TrainSpec, step: int, total: int) -> float:
 
 def shuffled(examples: Sequence[Example], batch_size: int, seed: int) -> Iterator[list[Example]]:
     """Endless batches: every pass in a new order, a pass's last short batch filled from the next pass."""
-    rng, queue = Random(f"order:{seed}"), []
+    rng = Random(f"order:{seed}")
+    queue: list[Example] = []
     while True:
         while len(queue) < batch_size:
             order = list(examples)
@@ -57,6 +59,23 @@ def shuffled(examples: Sequence[Example], batch_size: int, seed: int) -> Iterato
             queue += order
         yield queue[:batch_size]
         del queue[:batch_size]
+
+
+def answer_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """Mean cross-entropy over the answer tokens of a left-padded batch.
+
+    Only the positions from the last prompt token on go through the output head.
+
+    Args:
+        model: A causal multimodal model that knows ``logits_to_keep``.
+        inputs: Its inputs with ``labels`` (B, T), −100 outside the answers.
+    """
+    labels = inputs["labels"]
+    first = int((labels != IGNORED).any(0).nonzero()[0])
+    kept = labels.shape[1] - first + 1
+    given = {k: v for k, v in inputs.items() if k != "labels"}
+    logits = model(**given, logits_to_keep=kept, use_cache=False).logits
+    return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, first:].flatten(), ignore_index=IGNORED)
 
 
 def train(
@@ -97,7 +116,7 @@ def train(
     curve: list[tuple[int, float]] = []
     for step, batch in zip(range(total), shuffled(examples, spec.batch_size, seed), strict=False):
         inputs = {k: v.to(accelerator.device) for k, v in collate(batch).items()}
-        loss = model(**inputs, use_cache=False).loss
+        loss = answer_loss(model, inputs)
         value = loss.item()
         curve.append((step, round(value, 5)))
         if not math.isfinite(value):

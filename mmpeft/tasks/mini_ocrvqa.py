@@ -1,4 +1,4 @@
-"""mini-ocrvqa: title, director or genre of a film from its rendered cover, exact match. Seen: renderings differ between splits."""
+"""mini-ocrvqa: title, director or genre of a film from its rendered cover, exact match. Seen: only renderings differ."""
 
 from collections.abc import Sequence
 from random import Random

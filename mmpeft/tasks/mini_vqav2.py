@@ -38,7 +38,9 @@ def question(rng: Random, scene: Scene, kind: str) -> Draft:
         mates = tuple(n for n, t in table.items() if t.group == table[placed.name].group and n != placed.name)
         return _draft(rng, asked, placed.name, mates, kind)
     if kind == "where":
-        return _draft(rng, f"where is the {placed.name}?", placed.position, tuple(p for p in POSITIONS if p != placed.position), kind)
+        return _draft(
+            rng, f"where is the {placed.name}?", placed.position, tuple(p for p in POSITIONS if p != placed.position), kind
+        )
     if kind == "count":
         number = len(scene.things)
         asked = f"how many {placed.name} pictures are there?" if scene.kind == "copies" else "how many things are there?"

@@ -1,0 +1,326 @@
+"""The command line: ``mmpeft COMMAND`` or ``python -m mmpeft COMMAND``; ``--help`` says what there is.
+
+A mistake in what was asked is one message on stderr and exit code 2, never a traceback. Exit code 1 means that
+the command did its work and the answer is no: a run failed, an audit differs, the machine is not ready.
+"""
+
+import json
+import os
+import random
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from mmpeft import __version__
+from mmpeft.errors import MmpeftError, unknown
+
+if TYPE_CHECKING:
+    from mmpeft.audit import Audit
+    from mmpeft.plan import Planned, Question
+    from mmpeft.records import Store
+
+NO, MISTAKE = 1, 2
+"""Exit codes: the answer is no; the question was wrong."""
+
+LEVELS = {"ok": "green", "warning": "yellow", "failed": "red"}
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class _Commands(TyperGroup):
+    """The commands, with a user's mistake said in one message."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with warnings.catch_warnings():
+            warnings.showwarning = cast(Any, _say_warning)
+            try:
+                return super().invoke(ctx)
+            except MmpeftError as mistake:
+                err.print("[bold red]error:[/]", end=" ")
+                err.print(str(mistake), markup=False, soft_wrap=True)
+                raise typer.Exit(MISTAKE) from None
+
+
+def _say_warning(message: Any, *_: Any) -> None:
+    err.print("[yellow]warning:[/]", end=" ")
+    err.print(str(message), markup=False, soft_wrap=True)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+QuestionName = Annotated[
+    str | None, typer.Argument(metavar="QUESTION", help="A file of params/ without its ending, or the path of a YAML file.")
+]
+Scale = Annotated[str | None, typer.Option(help="A file of params/scales; by default the question's own.")]
+StoreFolder = Annotated[Path | None, typer.Option("--store", help="Folder of the records; by default the scale's.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Local processes; by default one a core.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@app.callback(invoke_without_command=True)
+def start(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Parameter-efficient fine-tuning of multimodal language models: a study that runs on a laptop.
+
+    [bold]params/[/] says what is compared, [bold]run[/] trains what is missing, [bold]book[/] shows what came of it.
+    """
+    if version:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    question: QuestionName = None,
+    every: Annotated[bool, typer.Option("--all", help="Every question of params/.")] = False,
+    scale: Scale = None,
+    store: StoreFolder = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Local processes; by default as the scale says.")] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most so many runs.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed runs again.")] = False,
+) -> None:
+    """Train and evaluate what is missing; each run leaves one record.
+
+    Safe to stop and to start again at any moment, and to start several times on one store: no run is made twice.
+    """
+    from mmpeft.plan import load_question, questions
+
+    if every == (question is not None):
+        raise MmpeftError(f"run: name one question, or --all for all of them ({', '.join(questions())}).")
+    failed = 0
+    for name in questions() if question is None else [question]:
+        asked = load_question(name, scale)
+        records = _store(asked, store)
+        failed += _run(asked, records, workers or asked.workers, limit, retry_failed)
+        if store is None and not asked.store:
+            _print_scores(records, asked)
+    if failed:
+        raise typer.Exit(NO)
+
+
+def _run(asked: "Question", store: "Store", workers: int, limit: int | None, retry_failed: bool) -> int:
+    """How many of the question's runs are failed after this call."""
+    from mmpeft.execute import run_missing
+    from mmpeft.pictures import prepare_features
+
+    planned = asked.planned()
+    due = store.missing(planned) + (store.failed(planned) if retry_failed else [])
+    due = due if limit is None else due[:limit]
+    if due:
+        prepare_features(due, workers)
+        run_missing(due, store, workers, retry_failed=retry_failed)
+    _print_status({asked.question: store.status(planned)})
+    _print_failures(store, planned)
+    return len(store.failed(planned))
+
+
+def _print_scores(store: "Store", asked: "Question") -> None:
+    """What a scale without a store leaves: its scores, since its records are gone in a moment."""
+    table = Table("task", "method", "connector", "seed", "score", box=None, pad_edge=False)
+    for row in store.collect(asked.planned()).to_dict("records"):
+        score = f"{row['score']:.3f}" if row["status"] == "ok" else "failed"
+        table.add_row(row["task"], row["label"], row["connector"], str(row["seed"]), score)
+    out.print(table)
+    out.print("this scale keeps no records; --store FOLDER does", style="dim")
+
+
+def _store(asked: "Question", folder: Path | None) -> "Store":
+    from mmpeft.records import Store
+
+    return Store(folder if folder is not None else asked.store_folder())
+
+
+@app.command()
+def status(question: QuestionName = None, scale: Scale = None, store: StoreFolder = None, as_json: AsJson = False) -> None:
+    """How far a question is (without a name: every question): planned, done, failed."""
+    from mmpeft.plan import load_question, questions
+
+    found: dict[str, dict[str, int]] = {}
+    failures: list[tuple[Store, list[Planned]]] = []
+    for name in questions() if question is None else [question]:
+        asked = load_question(name, scale)
+        records, planned = _store(asked, store), asked.planned()
+        found[asked.question] = records.status(planned)
+        failures.append((records, planned))
+    if as_json:
+        _print_json(found)
+        return
+    _print_status(found)
+    for records, planned in failures:
+        _print_failures(records, planned)
+
+
+def _print_status(found: dict[str, dict[str, int]]) -> None:
+    table = Table("question", "planned", "done", "failed", box=None, pad_edge=False)
+    for name, counts in found.items():
+        table.add_row(name, *(str(counts[key]) for key in ("planned", "done", "failed")))
+    out.print(table)
+
+
+def _print_failures(store: "Store", planned: "list[Planned]") -> None:
+    for one in store.failed(planned):
+        record = store.load(one.run_id)
+        out.print(f"failed: {one.run_id} ({one.spec.task}, {one.spec.method.label}):", record and record.error, markup=False)
+
+
+@app.command()
+def audit(
+    question: QuestionName = None,
+    scale: Scale = None,
+    sample: Annotated[int, typer.Option(min=1, help="How many recorded runs to make again.")] = 6,
+    seed: Annotated[int | None, typer.Option(min=0, help="Draws the sample; by default another each time.")] = None,
+    store: StoreFolder = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a random sample of recorded runs again and compare them with their records.
+
+    Without a question, any record of the store may be drawn. Exit code 1 if one is not reproduced.
+    """
+    from mmpeft.audit import audit as make_audit
+    from mmpeft.plan import load_question, questions
+
+    asked = load_question(question or questions()[0], scale)
+    planned = None if question is None else asked.planned()
+    seed = random.SystemRandom().randrange(100_000) if seed is None else seed
+    records, workers = _store(asked, store), workers or _cores()
+    found = make_audit(records, planned, num_runs=sample, seed=seed, workers=workers, progress=not as_json)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        _print_audit(found)
+    if not found.passed:
+        raise typer.Exit(NO)
+
+
+def _print_audit(found: "Audit") -> None:
+    for one in found.comparisons:
+        mark = "[green]same[/]" if one.exact else "[yellow]close[/]" if one.reproduced else "[red]differs[/]"
+        out.print(f"{mark}  {one.run_id}  {one.name}", soft_wrap=True)
+        for difference in one.differences:
+            out.print(f"       {difference}", markup=False, soft_wrap=True)
+    if found.num_outdated:
+        out.print(f"{found.num_outdated} records are of an earlier base or task and were not drawn from", style="dim")
+    limits = ", ".join(f"{name} ± {limit:g}" for name, limit in found.tolerances.items())
+    out.print(f"sample of {len(found.comparisons)} from {found.num_candidates} records, seed {found.seed}; tolerance: {limits}")
+    out.print(found.verdict, style="bold green" if found.passed else "bold red")
+
+
+@app.command()
+def data(question: QuestionName = None, scale: Scale = None, workers: Workers = None) -> None:
+    """Compute the vision features that a question needs (without a name: every question), ahead of its runs.
+
+    They are kept in the user's cache folder, or in $MMPEFT_CACHE; a damaged file is computed again.
+    """
+    from mmpeft.pictures import prepare_features
+    from mmpeft.plan import load_question, questions
+
+    names = questions() if question is None else [question]
+    planned = [one for name in names for one in load_question(name, scale).planned()]
+    num_computed = prepare_features(planned, workers or _cores())
+    out.print(f"{num_computed} pictures computed; the cache holds what {', '.join(names)} needs")
+
+
+@app.command()
+def notebook(
+    name: Annotated[str, typer.Argument(help="A notebook of notebooks/ without its ending.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Option("-f", "--parameters", help="YAML file of parameters; later files win. Repeatable."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Where the executed notebook goes; by default into the book.")
+    ] = None,
+) -> None:
+    """Execute a notebook with parameters, as papermill does, and refuse a parameter that it does not have."""
+    from mmpeft.book import notebook as execute
+
+    out.print(execute(name, files or [], to), soft_wrap=True)
+
+
+@app.command()
+def book(
+    scale: Scale = None,
+    store: StoreFolder = None,
+    execute: Annotated[bool, typer.Option("--execute/--no-execute", help="Whether to execute the notebooks first.")] = True,
+) -> None:
+    """Execute the notebooks from the records and build the book; prints where its first page is."""
+    from mmpeft.book import build
+
+    out.print(build(store, execute, scale), soft_wrap=True)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check whether this machine can run the study, and say what to do where it cannot."""
+    from dataclasses import asdict
+
+    from mmpeft.doctor import diagnose
+
+    checks = diagnose()
+    bad = [check for check in checks if check.level == "failed"]
+    if as_json:
+        _print_json({"ok": not bad, "checks": [asdict(check) for check in checks]})
+    else:
+        table = Table("check", "", "found", "what to do", box=None, pad_edge=False)
+        for check in checks:
+            table.add_row(check.name, f"[{LEVELS[check.level]}]{check.level}[/]", check.found, check.remedy)
+        out.print(table)
+        out.print("this machine is not ready" if bad else "this machine is ready", style="bold red" if bad else "bold green")
+    if bad:
+        raise typer.Exit(NO)
+
+
+@app.command()
+def base(
+    name: Annotated[str, typer.Argument(help="The base to make.")] = "tiny-llava",
+    to: Annotated[Path | None, typer.Option("--out", help="Its folder; by default the package's own.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Make it anew though the package has one.")] = False,
+) -> None:
+    """Make a base model from nothing: about an hour on two cores.
+
+    Another base has another fingerprint, and every record names the fingerprint of its base: runs of the
+    packaged one no longer count for it.
+    """
+    from mmpeft.registry import DATA
+
+    makers = ("tiny-llava",)
+    if name not in makers:
+        raise unknown("base", name, makers)
+    folder = to if to is not None else DATA / name
+    if (folder / "model.safetensors").exists() and not replace:
+        raise MmpeftError(f"{folder} holds a base already; give another folder (--out FOLDER) or say --replace.")
+    from mmpeft.mini.base import make
+
+    make(folder)
+    out.print(folder, soft_wrap=True)
+
+
+def _print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def main() -> None:
+    """The entry point of the ``mmpeft`` command."""
+    app(prog_name="mmpeft")
+
+
+if __name__ == "__main__":
+    main()

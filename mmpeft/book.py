@@ -1,0 +1,283 @@
+"""Notebooks through papermill, and the book from what they became.
+
+    notebooks/<name>.ipynb ─ papermill ─► book/_executed/<name>.ipynb ─ jupyter-book, execution off ─► book/_build/html
+
+A notebook reaches the book only if its last cell ran. What papermill writes is no proof (after a timeout or a dead
+kernel every cell reads "completed"), so the exception decides, and the file moves into place after it did not come.
+The book is built with warnings as errors and without asking anything from the network.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmpeft.errors import MmpeftError, unknown
+from mmpeft.plan import Question, _read_yaml, load_question, params_folder, scale_file
+from mmpeft.registry import DATA
+
+QUESTIONS = ("method", "learning_rate")
+"""Notebooks that answer a question of params/ from records."""
+
+LESSONS = ("lesson_lora", "lesson_adapter", "tasks")
+"""Notebooks that need no records."""
+
+TIMEOUT_SECONDS = 1800
+WIDGET = "application/vnd.jupyter.widget-view+json"
+MODEL = "tiny-llava"
+
+
+def root() -> Path:
+    """The project's folder: the one that holds ``params``."""
+    return params_folder().parent
+
+
+def notebooks() -> list[str]:
+    """The names of the notebooks there are."""
+    return sorted(path.stem for path in (root() / "notebooks").glob("*.ipynb"))
+
+
+# --------------------------------------------------------------------------------------------------
+# One notebook
+# --------------------------------------------------------------------------------------------------
+
+
+def notebook(
+    name: str,
+    params: Sequence[str | Path] = (),
+    out: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Path:
+    """Where the executed notebook lies.
+
+    Args:
+        name: A file of ``notebooks`` without its ending.
+        params: YAML files; later ones win, key by key.
+        out: Where it goes; by default into the book.
+        overrides: Parameters that win over all files.
+
+    Raises:
+        MmpeftError: No such notebook or parameter, or a cell failed.
+    """
+    path = root() / "notebooks" / f"{name}.ipynb"
+    if not path.is_file():
+        raise unknown("notebook", name, notebooks())
+    parameters = _checked(path, params, overrides or {})
+    out = Path(out) if out else root() / "book" / "_executed" / f"{name}.ipynb"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".unfinished.{out.name}")  # in the same folder, so that the move is one step
+    _execute(path, temporary, parameters)
+    _tidy(temporary)
+    temporary.replace(out)
+    return out
+
+
+def _checked(path: Path, files: Sequence[str | Path], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, each of which the notebook has; papermill itself would only warn."""
+    from papermill import inspect_notebook
+
+    given: dict[str, Any] = {}
+    for file in files:
+        given |= _read_yaml(Path(file))
+    given |= overrides
+    known = inspect_notebook(str(path))
+    for parameter in given:
+        if parameter not in known:
+            raise unknown(f"parameter of notebook {path.stem}", parameter, known)
+    if "question" in known:
+        Question.from_parameters(_literals(path) | given)
+    return given
+
+
+def _literals(path: Path) -> dict[str, Any]:
+    """The notebook's own parameters: the literals of its tagged cell."""
+    import ast
+
+    import nbformat
+
+    cells = nbformat.read(path, as_version=4).cells
+    source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ()))
+    assigned = [line for line in ast.parse(source).body if isinstance(line, ast.Assign)]
+    return {target.id: ast.literal_eval(a.value) for a in assigned for target in a.targets if isinstance(target, ast.Name)}
+
+
+def _execute(path: Path, out: Path, parameters: dict[str, Any]) -> None:
+    """Run it with this Python, in the project's folder, from a kernel that nobody else talks to.
+
+    Raises:
+        MmpeftError: A cell raised, the kernel died, or the time was up.
+    """
+    import nbformat
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill import PapermillExecutionError, execute_notebook
+
+    nbformat.validate(nbformat.read(path, as_version=4))
+    try:
+        execute_notebook(
+            str(path),
+            str(out),
+            parameters=parameters,
+            kernel_name="python3",
+            cwd=str(root()),
+            progress_bar=False,
+            execution_timeout=TIMEOUT_SECONDS,
+            kernel_manager_class=_private_kernel_manager(),
+        )
+    except PapermillExecutionError as error:
+        if error.ename == MmpeftError.__name__:
+            raise MmpeftError(f"notebook {path.stem}: {error.evalue}") from None
+        raise MmpeftError(f"notebook {path.stem}, cell {error.exec_count}: {error.ename}: {error.evalue}; see {out}") from error
+    except CellTimeoutError as error:
+        raise MmpeftError(f"notebook {path.stem}: a cell ran longer than {TIMEOUT_SECONDS} s.") from error
+    except DeadKernelError as error:
+        raise MmpeftError(f"notebook {path.stem}: its kernel died (out of memory?).") from error
+
+
+def _private_kernel_manager() -> type:
+    """A manager whose kernels are reached through files of their own, which no other process can take or read."""
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
+
+    class PrivateKernelManager(AsyncKernelManager):
+        transport = "ipc"
+
+        @default("connection_file")
+        def _file_in_a_folder_of_its_own(self) -> str:
+            self.folder = tempfile.TemporaryDirectory(prefix="kernel-", dir="/tmp" if os.path.isdir("/tmp") else None)
+            return str(Path(self.folder.name) / "kernel.json")
+
+    return PrivateKernelManager
+
+
+def _tidy(path: Path) -> None:
+    """Fold the cell that papermill wrote; drop what it noted about this machine, and bars that need a kernel."""
+    import nbformat
+
+    document = nbformat.read(path, as_version=4)
+    document.metadata = {k: v for k, v in document.metadata.items() if k not in ("papermill", "widgets")}
+    for cell in document.cells:
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags:
+            cell.metadata["tags"] = [*tags, "hide-cell"]
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    nbformat.write(document, path)
+
+
+# --------------------------------------------------------------------------------------------------
+# The book
+# --------------------------------------------------------------------------------------------------
+
+
+def build(
+    store: str | Path | None = None,
+    execute: bool = True,
+    scale: str | None = None,
+    folder: str | Path | None = None,
+) -> Path:
+    """The book's first page.
+
+    Args:
+        store: Records to read instead of the questions' own.
+        execute: False takes the notebooks as they were executed last.
+        scale: Another scale for all questions.
+        folder: A copy of ``book`` to build in, for tests; by default ``book`` itself.
+
+    Raises:
+        MmpeftError: A notebook failed, or the build gave a warning.
+    """
+    place = Path(folder) if folder else root() / "book"
+    with _steps(len(QUESTIONS) + len(LESSONS) + 1 if execute else 1) as step:
+        if execute:
+            for name in (*LESSONS, *QUESTIONS):
+                step(f"notebook {name}")
+                files, overrides = _question(name, store, scale) if name in QUESTIONS else ([], {})
+                notebook(name, files, place / "_executed" / f"{name}.ipynb", overrides)
+        step("pages")
+        _write_model_page(place / "_executed" / "model.md")
+        return _pages(place)
+
+
+def _question(name: str, store: str | Path | None, scale: str | None) -> tuple[list[Path], dict[str, Any]]:
+    """The parameter files of a question, and that the book only reads records, unless they are temporary."""
+    files = [params_folder() / f"{name}.yaml"]
+    if scale and scale != load_question(name).scale:
+        files.append(scale_file(scale))
+    overrides: dict[str, Any] = {}
+    if store is not None:
+        overrides["store"] = str(Path(store).resolve())
+    if store is not None or Question.load(*files).store:
+        overrides["allow_runs"] = False
+    return files, overrides
+
+
+def _pages(place: Path) -> Path:
+    """Build the pages.
+
+    Raises:
+        MmpeftError: Sphinx warned; its words are in the message.
+    """
+    command = [sys.executable, "-c", "import sys; from jupyter_book.cli.main import main; sys.exit(main())"]
+    command += ["build", str(place), "-W", "-n", "--keep-going", "--all"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    page = place / "_build" / "html" / "index.html"
+    if done.returncode or not page.is_file():
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-15:]
+        raise MmpeftError("the book was not built:\n" + "\n".join(told))
+    return page
+
+
+def _write_model_page(path: Path) -> None:
+    """The model card as a page of the book: the words beside the weights, and their figures as tables."""
+    folder = DATA / MODEL
+    card, figures = folder / "README.md", folder / "card.json"
+    if card.is_file():
+        text = _without_front_matter(card.read_text(encoding="utf-8"))
+    else:
+        text = f"# The base model {MODEL}\n\nIts weights are not here yet. `python -m mmpeft base {MODEL}` makes them.\n"
+    if figures.is_file():
+        text += "\n" + _figures(json.loads(figures.read_text(encoding="utf-8")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def _without_front_matter(text: str) -> str:
+    """The card without the block of keys that model hubs put first."""
+    if text.startswith("---\n") and "\n---\n" in text[4:]:
+        return text[4:].split("\n---\n", 1)[1].lstrip()
+    return text
+
+
+def _figures(card: Any) -> str:
+    """Tables of whatever the card holds as lists or mappings of rows."""
+    import pandas as pd
+
+    blocks = []
+    for name, rows in card.items() if isinstance(card, dict) else []:
+        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+            frame = pd.DataFrame(rows)
+        elif isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values()):
+            frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(name).reset_index()
+        else:
+            continue
+        html = frame.to_html(index=False, border=0, na_rep="", classes="report", float_format=lambda v: f"{v:.3g}")
+        blocks.append(f'## {str(name).replace("_", " ").capitalize()}\n\n<div class="wide-table">\n{html}\n</div>\n')
+    return "\n".join(blocks)
+
+
+@contextmanager
+def _steps(total: int) -> Iterator[Callable[[str], None]]:
+    """A function that shows the name of the step now begun, and how many are done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("book", total=total, completed=-1)
+        yield lambda name: bar.update(task, description=name, advance=1)

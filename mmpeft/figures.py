@@ -1,0 +1,145 @@
+"""Figures from records. One color is one method through the whole book."""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mmpeft.methods import METHODS
+from mmpeft.paper import parameters
+from mmpeft.report import GROUPS, Results, Variant, estimate, find, rate_curves, row_name
+
+# Okabe & Ito's palette, told apart under the common color blindnesses; gray stands for what is not trained.
+COLORS = {
+    "zero-shot": "#767676",
+    "connector": "#56B4E9",
+    "full": "#000000",
+    "lora": "#0072B2",
+    "ia3": "#E69F00",
+    "adapter": "#009E73",
+    "prefix": "#CC79A7",
+}
+"""The one color of each method, in figures and drawings."""
+
+OF_LABEL = {METHODS[name].label: color for name, color in COLORS.items()}
+PANEL_INCHES = 4.4
+POINTS_PER_INCH = 130
+
+
+class Picture(Figure):
+    """A figure that notebooks show by themselves, once."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=POINTS_PER_INCH, bbox_inches="tight", facecolor="white")
+        return buffer.getvalue()
+
+
+def _panels(columns: int, height: float, rows: int = 1, **options: Any) -> tuple[Picture, list[Axes]]:
+    # Text is read at a phone's width too, so it is large beside the panels.
+    style = {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook")}
+    with sns.plotting_context("notebook"), sns.axes_style(style):
+        figure = Picture(figsize=(PANEL_INCHES * columns, height * rows), layout="constrained")
+        axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False, **options)).ravel()
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes)
+
+
+def plot_methods(results: Results) -> Picture:
+    """The two averages of every variant with their intervals; filled where the connector is tuned.
+
+    A dashed line marks the base without any training.
+    """
+    variants = [v for v in reversed(list(results.variants)) if any(estimate(results, v, g) for g in GROUPS)]
+    height = 1.4 + 0.36 * max(3, len(variants))
+    figure, panels = _panels(2, height, sharey=True)
+    for group, panel in zip(GROUPS, panels, strict=True):
+        for place, variant in enumerate(variants):
+            _point(panel, results, variant, group, place)
+        _base_line(panel, results, group)
+        panel.set_title(f"{group} tasks")
+        panel.set_xlabel("average score (%)")
+        panel.grid(visible=False, axis="y")
+        panel.margins(x=0.08)
+    panels[0].set_yticks(range(len(variants)), [row_name(v) for v in variants])
+    panels[0].set_ylim(-0.6, max(2.6, len(variants) - 0.4))
+    return figure
+
+
+def _point(panel: Axes, results: Results, variant: Variant, group: str, place: float) -> None:
+    e = estimate(results, variant, group)
+    if e is None:
+        return
+    color = OF_LABEL[variant.label]
+    face = color if variant.connector == "tuned" else "white"
+    panel.plot([100 * e.low, 100 * e.high], [place, place], color=color, linewidth=2, solid_capstyle="butt")
+    panel.plot(100 * e.mean, place, "o", color=color, markerfacecolor=face, markeredgewidth=2, markersize=9)
+
+
+def _base_line(panel: Axes, results: Results, group: str, *, level: bool = False) -> None:
+    base = find(results, METHODS["zero-shot"].label)
+    e = estimate(results, base, group) if base else None
+    if e:
+        draw = panel.axhline if level else panel.axvline
+        draw(100 * e.mean, color=COLORS["zero-shot"], linestyle="--", linewidth=1.2, zorder=0)
+
+
+def plot_parameters(results: Results) -> Picture:
+    """The two averages against the number of trained parameters, logarithmic; filled: connector tuned."""
+    figure, panels = _panels(2, 4.2)
+    trained = [(v, count) for v in results.variants if (count := parameters(results, v))]
+    for group, panel in zip(GROUPS, panels, strict=True):
+        for variant, count in trained:
+            e = estimate(results, variant, group)
+            if e is None:
+                continue
+            color = OF_LABEL[variant.label]
+            face = color if variant.connector == "tuned" else "white"
+            panel.plot([count, count], [100 * e.low, 100 * e.high], color=color, linewidth=2)
+            panel.plot(count, 100 * e.mean, "o", color=color, markerfacecolor=face, markeredgewidth=2, markersize=9)
+        _base_line(panel, results, group, level=True)
+        panel.set_xscale("log")
+        panel.margins(x=0.12, y=0.12)
+        panel.set_title(f"{group} tasks")
+        panel.set_xlabel("trained parameters (number, log scale)")
+        panel.set_ylabel("average score (%)")
+    _legend(figure, [v.label for v, _ in trained])
+    return figure
+
+
+def _legend(figure: Picture, labels: Sequence[str]) -> None:
+    """The methods by color, and what a filled and a hollow point mean."""
+    marks = [Line2D([], [], marker="o", linestyle="", color=OF_LABEL[label], label=label) for label in dict.fromkeys(labels)]
+    for face, label in (("0.35", "connector tuned"), ("white", "connector frozen")):
+        marks.append(Line2D([], [], marker="o", linestyle="", color="0.35", markerfacecolor=face, markeredgewidth=2, label=label))
+    marks.append(Line2D([], [], color=COLORS["zero-shot"], linestyle="--", label="base, not trained"))
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, frameon=False)
+
+
+def plot_learning_rates(results: Results) -> Picture:
+    """The average score against the learning rate, a panel for each swept method; thin lines: single tasks."""
+    curves = rate_curves(results)
+    columns = min(3, max(1, len(curves)))
+    rows = max(1, math.ceil(len(curves) / columns))
+    figure, panels = _panels(columns, 3.2, rows, sharey=True)
+    for panel in panels[len(curves) :]:
+        panel.set_visible(False)
+    for (label, curve), panel in zip(curves.items(), panels, strict=False):
+        tasks = curve.drop(columns="score")
+        panel.plot(tasks.index, 100 * tasks, color="0.75", linewidth=1)
+        panel.plot(curve.index, 100 * curve["score"], "o-", color=OF_LABEL[label], linewidth=2.4)
+        best = curve["score"].idxmax()
+        panel.plot(best, 100 * curve["score"][best], "o", markersize=14, markerfacecolor="none", color=OF_LABEL[label])
+        panel.set_xscale("log")
+        panel.set_title(label)
+        panel.set_xlabel("learning rate (log scale)")
+    for panel in panels[::columns]:
+        panel.set_ylabel(f"{results.question.split} score (%)")
+    return figure

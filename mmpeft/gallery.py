@@ -1,0 +1,114 @@
+"""The tasks as a reader sees them: pictures with questions, what needs no picture, and whose work is in them."""
+
+import base64
+import io
+from collections import Counter
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+
+import pandas as pd
+
+from mmpeft.errors import unknown
+from mmpeft.report import Table, percent, to_html
+from mmpeft.task import Example, Task
+from mmpeft.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures of a task with what is asked and answered about each; text stays text.
+
+    Attributes:
+        task: Whose pictures.
+        examples: What is shown.
+    """
+
+    task: Task
+    examples: tuple[Example, ...]
+
+    def _repr_html_(self) -> str:
+        return f'<div class="gallery">{"".join(self._card(example) for example in self.examples)}</div>'
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{e.picture_id}: {e.prompt} → {e.answer}" for e in self.examples)
+
+    def _card(self, example: Example) -> str:
+        buffer = io.BytesIO()
+        self.task.picture(example.picture_id).save(buffer, format="JPEG", quality=88)
+        data = base64.b64encode(buffer.getvalue()).decode()
+        alt = f"picture for the question: {example.prompt}"
+        return (
+            f'<figure><img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}" width="128" height="128">'
+            f"<figcaption>{escape(example.prompt)}<br><b>{escape(example.answer)}</b>{self._others(example)}</figcaption></figure>"
+        )
+
+    def _others(self, example: Example) -> str:
+        """The other references, where they differ from the answer."""
+        others = [a for a in dict.fromkeys(example.answers) if a != example.answer]
+        return f"<br><small>also accepted in part: {escape('; '.join(others))}</small>" if others else ""
+
+
+def task_gallery(task: str, n: int = 6, split: str = "train") -> Gallery:
+    """``n`` pictures of a task, of as many kinds of question as there are.
+
+    Raises:
+        MmpeftError: No such task.
+    """
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    examples = TASKS[task].examples(split, 200)
+    kinds = list(dict.fromkeys(e.kind for e in examples))
+    chosen: dict[str, Example] = {}
+    while len(chosen) < min(n, len({e.picture_id for e in examples})):
+        for kind in kinds:
+            example = next((e for e in examples if e.kind == kind and e.picture_id not in chosen), None)
+            if example and len(chosen) < n:
+                chosen[example.picture_id] = example
+    return Gallery(TASKS[task], tuple(chosen.values()))
+
+
+def task_table() -> Table:
+    """One row a task: which dataset it stands for, its sizes, its metric, and what answers without looking score."""
+    rows = []
+    for task in TASKS.values():
+        blind = task.baselines()
+        rows.append(
+            {
+                "task": task.name,
+                "stands for": task.column,
+                "base has": "seen it" if task.seen else "not seen it",
+                "metric": task.metric,
+                **{split: len(task.examples(split)) for split in ("train", "dev", "test")},
+                "random answer": blind["chance"],
+                "most frequent answer": blind["majority"],
+            }
+        )
+    frame = pd.DataFrame(rows)
+    blind_columns = ["random answer", "most frequent answer"]
+    shown = frame.assign(**{name: frame[name].map(percent) for name in blind_columns})
+    shown = shown.rename(columns={name: f"{name} (%)" for name in blind_columns})
+    return Table(frame, to_html(shown, index=False))
+
+
+def kinds_table(task: str, split: str = "test") -> Table:
+    """What kinds of question a task asks, and how often.
+
+    Raises:
+        MmpeftError: No such task.
+    """
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    counts = Counter(example.kind for example in TASKS[task].examples(split))
+    frame = pd.DataFrame(counts.most_common(), columns=["kind", "questions"])
+    return Table(frame, to_html(frame, index=False))
+
+
+def sources_table() -> Table:
+    """Whose pictures, photographs, facts, fonts and weights are used, under which licence."""
+    with (files("mmpeft") / "data" / "sources.csv").open(encoding="utf-8") as file:
+        frame = pd.read_csv(file, keep_default_na=False)
+    used = {source: [t.name for t in TASKS.values() if source in t.sources] for source in frame["name"]}
+    link = frame.apply(lambda row: f'<a href="{escape(row["url"])}">{escape(row["name"])}</a>' if row["url"] else escape(row["name"]), axis=1)
+    shown = frame.drop(columns="url").assign(name=link, tasks=frame["name"].map(lambda name: ", ".join(used[name])))
+    return Table(frame, to_html(shown, index=False))

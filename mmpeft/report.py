@@ -1,0 +1,543 @@
+"""From records to tables and sentences: what the pages of the book say is computed here, and nowhere typed.
+
+    read(question, store) -> Results     the runs of a question that left a record, and every answer they gave
+    Results -> Table | Prose | Estimate  tables with intervals, the line of provenance, the findings
+
+Scores are fractions inside and percent on the page. A run without a record is counted, never filled in.
+
+**Averages** are over the tasks whose metric is a fraction. CIDEr-D is not one (it goes to 10), so a column of
+captions has its own place in the tables and stays out of the averages: it would drown the others.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmpeft.errors import MmpeftError
+from mmpeft.methods import METHODS
+from mmpeft.plan import Planned, Question
+from mmpeft.records import Store
+from mmpeft.registry import RANDOM
+from mmpeft.spec import RunSpec
+from mmpeft.stats import (
+    Estimate,
+    TaskScores,
+    group_scores,
+    hierarchical_bootstrap,
+    minimum_detectable_difference,
+    paired_difference,
+)
+from mmpeft.tasks import TASKS
+
+UNBOUNDED = frozenset({"CIDEr-D"})
+"""Metrics that are no fraction: shown, not averaged."""
+
+GROUPS = ("unseen", "seen")
+NUM_DRAWS = 2000
+MINUS, DASH, THIN = "\u2212", "\u2013", "\u202f"
+
+
+class Prose(str):
+    """Computed text that notebooks show as Markdown and pages can glue."""
+
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table: its numbers, and how a page shows it.
+
+    Attributes:
+        frame: The numbers, fractions and plain names.
+        html: The same for the reader, in percent, inside a box that scrolls sideways on a narrow screen.
+    """
+
+    frame: pd.DataFrame
+    html: str
+
+    def _repr_html_(self) -> str:
+        return f'<div class="wide-table">{self.html}</div>'
+
+    def __repr__(self) -> str:
+        return self.frame.to_string()
+
+
+@dataclass(frozen=True, order=True)
+class Variant:
+    """One row of a comparison.
+
+    Attributes:
+        rank: Its place in tables: the order of METHODS, frozen before tuned.
+        label: The method's printed name.
+        connector: ``frozen`` or ``tuned``.
+        detail: The settings that tell it from other rows of the same method and connector; often none.
+    """
+
+    rank: int
+    label: str
+    connector: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        named = self.label + (f" ({self.detail})" if self.detail else "")
+        return named if self.label in _CONNECTOR_SAID else f"{named} with the connector {self.connector}"
+
+
+_CONNECTOR_SAID = {METHODS["zero-shot"].label, METHODS["connector"].label}
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """What the runs of a question left behind.
+
+    Attributes:
+        question: The question.
+        planned: Its runs.
+        runs: One row a record, failed ones included, as Store.collect gives it.
+        variants: The rows of the comparison, each with its planned runs.
+        scores: For each variant with any finished run, the scores of each task.
+    """
+
+    question: Question
+    planned: tuple[Planned, ...]
+    runs: pd.DataFrame
+    variants: Mapping[Variant, tuple[Planned, ...]]
+    scores: Mapping[Variant, Mapping[str, TaskScores]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """``{planned, done, failed, missing}``."""
+        done, failed = (int((self.runs["status"] == status).sum()) for status in ("ok", "failed"))
+        total = len(self.planned)
+        return {"planned": total, "done": done, "failed": failed, "missing": total - done - failed}
+
+    def tasks(self, group: str) -> list[str]:
+        """The planned tasks that enter the average of ``unseen`` or ``seen``."""
+        return [
+            name
+            for name in self.question.tasks
+            if TASKS[name].seen == (group == "seen") and TASKS[name].metric not in UNBOUNDED
+        ]
+
+
+def read(question: Question, store: Store) -> Results:
+    """The records and predictions of a question's runs."""
+    planned = tuple(question.planned())
+    variants = variants_of(planned)
+    scores = {variant: _scores(store, runs) for variant, runs in variants.items()}
+    runs = store.collect(planned)  # after the predictions: a damaged file takes its record with it
+    return Results(question, planned, runs, variants, {v: s for v, s in scores.items() if s})
+
+
+def _scores(store: Store, planned: Iterable[Planned]) -> dict[str, TaskScores]:
+    parts = []
+    for run in planned:
+        record = store.load(run.run_id)
+        if record is None or record.status != "ok":
+            continue
+        try:
+            answers = store.predictions(run.run_id)[["example_id", "picture_id", "score"]]
+        except MmpeftError:
+            continue  # set aside by the store: the run counts as missing
+        parts.append(answers.assign(task=run.spec.task, seed=run.spec.seed))
+    return group_scores(pd.concat(parts)) if parts else {}
+
+
+def variants_of(planned: Sequence[Planned]) -> dict[Variant, tuple[Planned, ...]]:
+    """The rows of a comparison, in the order of tables: runs that differ in task and seed alone are one row."""
+    order = list(METHODS)
+    rows: dict[tuple[tuple[str, bool], tuple[tuple[str, Any], ...]], list[Planned]] = {}
+    for run in planned:
+        name = (run.spec.method.name, run.spec.connector.tuned)
+        rows.setdefault((name, tuple(_settings(run.spec).items())), []).append(run)
+    variants = {}
+    for (name, settings), runs in rows.items():
+        others = [dict(other) for same, other in rows if same == name]
+        differing = {k: v for k, v in settings if any(other.get(k) != v for other in others)}
+        detail = ", ".join(f"{field} {value}" for field, value in differing.items())
+        method, tuned = name
+        rank = 2 * order.index(method) + tuned
+        variant = Variant(rank, METHODS[method].label, "tuned" if tuned else "frozen", detail)
+        variants[variant] = tuple(runs)
+    return dict(sorted(variants.items()))
+
+
+def _settings(spec: RunSpec) -> dict[str, Any]:
+    """What makes a variant: the method's fields, its place and how it learns, by the names a reader knows."""
+    method = {k: v for k, v in spec.method.model_dump().items() if k != "name"}
+    rates = {"connector_learning_rate": spec.connector.learning_rate}
+    return method | {"location": spec.location} | spec.train.model_dump() | rates
+
+
+# --------------------------------------------------------------------------------------------------
+# Estimates
+# --------------------------------------------------------------------------------------------------
+
+
+@cache
+def estimate(results: Results, variant: Variant, what: str) -> Estimate | None:
+    """A variant's score with its interval; None if a run it needs is missing altogether.
+
+    Args:
+        results: From :func:`read`.
+        variant: A row.
+        what: A task, or ``unseen`` or ``seen`` for the average.
+    """
+    scores = _chosen(results, variant, what)
+    return hierarchical_bootstrap(scores, np.random.default_rng(0), num_draws=NUM_DRAWS) if scores else None
+
+
+@cache
+def gain(results: Results, variant: Variant, over: Variant, what: str) -> Estimate | None:
+    """How much higher ``variant`` scores than ``over``, seed by seed and item by item; None if not comparable."""
+    a, b = _chosen(results, variant, what), _chosen(results, over, what)
+    untrained = over.label == METHODS["zero-shot"].label
+    if not a or not b or not (untrained or all(set(a[t].seeds) & set(b[t].seeds) for t in a)):
+        return None
+    rng = np.random.default_rng(0)
+    return paired_difference(a, b, rng, untrained_baseline=untrained, num_draws=NUM_DRAWS)
+
+
+def _chosen(results: Results, variant: Variant, what: str) -> dict[str, TaskScores]:
+    """The scores behind an average, or none unless every task of it has some."""
+    tasks = results.tasks(what) if what in GROUPS else [what]
+    found = results.scores.get(variant, {})
+    return {task: found[task] for task in tasks} if all(task in found for task in tasks) else {}
+
+
+def detectable(difference: Estimate) -> float:
+    """The smallest true difference that runs like these would find four times in five."""
+    sd, freedom = difference.standard_error, difference.degrees_of_freedom
+    return minimum_detectable_difference(sd, 1, degrees_of_freedom=freedom)
+
+
+def find(results: Results, label: str, connector: str | None = None) -> Variant | None:
+    """The row of that method (and connector), if the question has exactly one."""
+    rows = [v for v in results.variants if v.label == label and connector in (None, v.connector)]
+    return rows[0] if len(rows) == 1 else None
+
+
+# --------------------------------------------------------------------------------------------------
+# Words for numbers
+# --------------------------------------------------------------------------------------------------
+
+
+def percent(value: float, digits: int = 1, *, sign: bool = False) -> str:
+    """A fraction in percent, with a true minus."""
+    text = f"{100 * value:{'+' if sign else ''}.{digits}f}"
+    return text.replace("-", MINUS)
+
+
+def with_interval(e: Estimate, *, sign: bool = False) -> str:
+    """``71.2 % (69.0 to 73.3)``; a difference with its sign and in points."""
+    unit = " points" if sign else f"{THIN}%"
+    return f"{percent(e.mean, sign=sign)}{unit} ({percent(e.low, sign=sign)} to {percent(e.high, sign=sign)})"
+
+
+def listed(names: Iterable[object]) -> str:
+    """``a, b and c``."""
+    words = [str(name) for name in names]
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def _cell(e: Estimate | None, *, sign: bool = False, bold: bool = False) -> str:
+    if e is None:
+        return DASH
+    mean, low, high = (percent(value, sign=sign) for value in (e.mean, e.low, e.high))
+    return f"{f'<b>{mean}</b>' if bold else mean}<small>{low} to {high}</small>"
+
+
+# --------------------------------------------------------------------------------------------------
+# Provenance, tables
+# --------------------------------------------------------------------------------------------------
+
+
+def provenance(results: Results, *, plain: bool = False) -> Prose:
+    """Where the numbers of a page come from: ``31 of 48 planned runs · scale tiny · model … · commit …``.
+
+    Args:
+        results: From :func:`read`.
+        plain: Without Markdown's marks, to be glued into a sentence.
+    """
+    counts, q = results.counts, results.question
+    runs = f"{counts['done']} of {counts['planned']} planned runs"
+    notes = [f"{counts[state]} {state}" for state in ("failed", "missing") if counts[state]]
+    parts = [
+        (runs if plain else f"**{runs}**") + (f" ({', '.join(notes)})" if notes else ""),
+        f"scale {q.scale}",
+        f"model {q.model}",
+        f"judged on {q.split}",
+        _several(results.runs, "device", "device"),
+        _several(results.runs, "git_commit", "commit"),
+    ]
+    line = " · ".join(part for part in parts if part)
+    if q.model in RANDOM:
+        line += f".{' ' if plain else chr(10) * 2}The model is random: these numbers only show that the code runs."
+    return Prose(line)
+
+
+def _several(runs: pd.DataFrame, field: str, word: str) -> str:
+    found = sorted(set(runs[field].dropna())) if field in runs else []
+    return f"{word}{'s' if len(found) > 1 else ''} {listed(found)}" if found else ""
+
+
+def plan_table(question: Question) -> Table:
+    """The plan: one row a variant, with what is trained, how fast, and in how many runs."""
+    rows = []
+    for variant, planned in variants_of(question.planned()).items():
+        specs = [run.spec for run in planned]
+        fields = {k: v for k, v in specs[0].method.model_dump().items() if k != "name" and v is not None}
+        rows.append(
+            {
+                "method": variant.label,
+                "connector": variant.connector,
+                "location": specs[0].location if specs[0].method.has_location else "",
+                "settings": ", ".join(f"{k} {v}" for k, v in fields.items()),
+                "learning rate": specs[0].train.learning_rate,
+                "of the connector": specs[0].connector.learning_rate,
+                "runs": f"{len({s.task for s in specs})} tasks × {len({s.seed for s in specs})} seeds",
+            }
+        )
+    frame = pd.DataFrame(rows)
+    shown = frame.map(lambda value: "" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else value)
+    return Table(frame, to_html(shown, index=False))
+
+
+def method_table(results: Results) -> Table:
+    """Scores with 95 % intervals: a row for each variant, a column for each task, and the two averages.
+
+    The first rows need no picture: a random answer, and always the most frequent one.
+    """
+    columns = {what: _heading(what) for what in _columns(results)}
+    best = {what: _best(results, what) for what in columns}
+    shown, frame = {}, {}
+    for name, scores in _blind(results).items():
+        shown[name] = [percent(scores[what]) for what in columns]
+        frame[name] = [scores[what] for what in columns]
+    for variant in results.variants:
+        found = {what: estimate(results, variant, what) for what in columns}
+        shown[row_name(variant)] = [_cell(e, bold=best[what] == variant) for what, e in found.items()]
+        frame[row_name(variant)] = [e.mean if e else np.nan for e in found.values()]
+    heads = pd.MultiIndex.from_tuples(columns.values())
+    table = pd.DataFrame(list(shown.values()), index=list(shown), columns=heads)
+    failed = _failed_by_row(results)
+    if any(failed.values()):
+        table["runs", "failed"] = [failed.get(row, "") for row in shown]
+    return Table(pd.DataFrame(list(frame.values()), index=list(frame), columns=heads), to_html(table))
+
+
+def _columns(results: Results) -> list[str]:
+    """The averages first, then the tasks, unseen before seen."""
+    averages = [group for group in GROUPS if results.tasks(group)]
+    return averages + sorted(results.question.tasks, key=lambda task: TASKS[task].seen)
+
+
+def _heading(what: str) -> tuple[str, str]:
+    if what in GROUPS:
+        return "average (%)", what
+    task = TASKS[what]
+    unit = "CIDEr-D × 100" if task.metric in UNBOUNDED else "%"
+    return f"{'seen' if task.seen else 'unseen'} tasks", f"{task.column}<small>{unit}</small>"
+
+
+def row_name(variant: Variant) -> str:
+    """The variant's name in tables and figures: ``LoRA, tuned``."""
+    named = variant.label + (f" ({variant.detail})" if variant.detail else "")
+    return named if variant.label in _CONNECTOR_SAID else f"{named}, {variant.connector}"
+
+
+def _blind(results: Results) -> dict[str, dict[str, float]]:
+    """What answers without looking score on each task and, averaged, on each group; test split only."""
+    if results.question.split != "test":
+        return {}
+    size = results.question.eval.get("num_examples")
+    found = {task: _baselines(task, size) for task in results.question.tasks}
+    rows = {}
+    for kind, name in (("chance", "Random answer"), ("majority", "Most frequent answer")):
+        scores = {task: both[kind] for task, both in found.items()}
+        means = {g: float(np.mean([scores[t] for t in results.tasks(g)])) for g in GROUPS if results.tasks(g)}
+        rows[name] = scores | means
+    return rows
+
+
+@cache
+def _baselines(task: str, num_examples: int | None) -> dict[str, float]:
+    return TASKS[task].baselines(num_examples)
+
+
+def _best(results: Results, what: str) -> Variant | None:
+    """The row with the highest score, if there is one and only one."""
+    found = {v: e.mean for v in results.variants if (e := estimate(results, v, what))}
+    top = [v for v, mean in found.items() if mean == max(found.values())]
+    return top[0] if len(top) == 1 else None
+
+
+def _failed_by_row(results: Results) -> dict[str, int]:
+    failed = set(results.runs.loc[results.runs["status"] == "failed", "run_id"])
+    return {row_name(v): sum(run.run_id in failed for run in runs) for v, runs in results.variants.items()}
+
+
+def failures(results: Results) -> Table | Prose:
+    """The failed runs and why they failed, or the sentence that none did."""
+    failed = results.runs[results.runs["status"] == "failed"]
+    if failed.empty:
+        return Prose("No run failed.")
+    frame = failed[["column", "label", "connector", "seed", "error"]]
+    frame = frame.rename(columns={"column": "task", "label": "method"})
+    return Table(frame, to_html(frame.map(lambda value: escape(str(value))), index=False))
+
+
+def paired_table(results: Results) -> Table:
+    """Differences of averages, paired by seed and item, with their intervals and what could be detected.
+
+    Three questions: does a tuned connector help each method, does a method beat the connector alone, does it
+    beat the base as it is. The detectable difference is the one found four times in five at the 5 % level.
+    """
+    rows, shown, index = [], [], []
+    for kind, variant, over in _comparisons(results):
+        row, cells = {}, {}
+        for group in GROUPS:
+            e = gain(results, variant, over, group)
+            needed = detectable(e) if e else None
+            numbers = (e.mean, e.low, e.high, needed) if e else (None,) * 4
+            row |= {(group, name): n for name, n in zip(("mean", "low", "high", "detectable"), numbers, strict=True)}
+            cells[f"{group} average", "points"] = _cell(e, sign=True)
+            cells[f"{group} average", "detectable"] = DASH if needed is None else percent(needed)
+        rows.append(row)
+        shown.append(cells)
+        index.append((kind, variant.label if kind == TUNED_OVER_FROZEN else row_name(variant)))
+    if not rows:
+        return Table(pd.DataFrame(), "")
+    places = pd.MultiIndex.from_tuples(index, names=["difference", "of"])
+    frame, table = (pd.DataFrame(content, index=places) for content in (rows, shown))
+    for one in (frame, table):
+        one.columns = pd.MultiIndex.from_tuples(one.columns)
+    return Table(frame, to_html(table.rename_axis(index=[None, None])))
+
+
+TUNED_OVER_FROZEN = "tuned over frozen connector"
+
+
+def _comparisons(results: Results) -> list[tuple[str, Variant, Variant]]:
+    """(what is asked, a variant, the one it is compared with), for all pairs that the plan holds."""
+    pairs = [
+        (TUNED_OVER_FROZEN, tuned, frozen)
+        for tuned in results.variants
+        if tuned.connector == "tuned" and (frozen := _with_connector(results, tuned, "frozen"))
+    ]
+    alone, untrained = (find(results, METHODS[name].label) for name in ("connector", "zero-shot"))
+    for words, base in (("over the connector alone", alone), ("over zero-shot", untrained)):
+        if base:
+            pairs += [(words, v, base) for v in results.variants if v not in (base, untrained)]
+    return pairs
+
+
+def _with_connector(results: Results, variant: Variant, connector: str) -> Variant | None:
+    """The row that differs in the connector alone."""
+    rank = variant.rank - (variant.connector == "tuned") + (connector == "tuned")
+    other = Variant(rank, variant.label, connector, variant.detail)
+    return other if other in results.variants else None
+
+
+def to_html(table: pd.DataFrame, *, index: bool = True) -> str:
+    """The table as HTML; cells may hold markup."""
+    html: str = table.to_html(escape=False, border=0, index=index, na_rep="", classes="report")
+    return html
+
+
+def best_rates(results: Results) -> Table:
+    """For each swept method, the rate with the best average dev score, and whether it lies at the grid's end."""
+    rows = []
+    for label, curve in rate_curves(results).items():
+        best = curve["score"].idxmax()
+        at_end = best in (curve.index.min(), curve.index.max())
+        rows.append({"method": label, "rates": len(curve), "best rate": best, "score": curve["score"][best], "at the end": at_end})
+    frame = pd.DataFrame(rows, columns=["method", "rates", "best rate", "score", "at the end"])
+    words: dict[str, Callable[[Any], str]] = {
+        "best rate": lambda value: f"{value:g}",
+        "score": percent,
+        "at the end": lambda value: "yes" if value else "no",
+    }
+    shown = frame.assign(**{name: frame[name].map(word) for name, word in words.items()})
+    names = {"score": "average score (%)", "rates": "rates tried", "at the end": "at the end of the grid"}
+    return Table(frame, to_html(shown.rename(columns=names), index=False))
+
+
+def rates_in_use(results: Results) -> Prose:
+    """Which methods use another rate, at this question's scale, than the best one of the sweep."""
+    labels = {METHODS[name].label: rate for name, rate in results.question.learning_rates.items()}
+    best = {row["method"]: row["best rate"] for _, row in best_rates(results).frame.iterrows()}
+    if not best:
+        return Prose("No rate has all its runs yet.")
+    other = [f"{label} ({labels[label]:g} instead of {rate:g})" for label, rate in best.items() if labels.get(label) not in (None, rate)]
+    where = f"The file of the scale {results.question.scale}"
+    if not other:
+        return Prose(f"{where} uses the best rate of each method here.")
+    return Prose(f"{where} uses another rate than the best one here for {listed(other)}.")
+
+
+def rate_curves(results: Results) -> dict[str, pd.DataFrame]:
+    """For each method run at several rates: index the rate, a column a task and ``score``, their average.
+
+    A rate with a failed or missing run has no average. Tasks whose metric is no fraction stay out of it.
+    """
+    runs = results.runs[results.runs["status"] == "ok"]
+    rate = runs["learning_rate"].fillna(runs["connector_learning_rate"])
+    averaged = [task for group in GROUPS for task in results.tasks(group)]
+    curves = {}
+    for label, mine in runs.assign(rate=rate.astype(float)).groupby("label", sort=False):
+        curve = mine.pivot_table(index="rate", columns="task", values="score", aggfunc="mean").reindex(columns=averaged)
+        if len(curve) > 1:
+            curves[str(label)] = curve.assign(score=curve.mean(axis=1, skipna=False))
+    return {label: curve.dropna(subset="score") for label, curve in curves.items() if curve["score"].notna().any()}
+
+
+# --------------------------------------------------------------------------------------------------
+# Findings
+# --------------------------------------------------------------------------------------------------
+
+
+def standing(results: Results, group: str) -> Prose:
+    """Who scores highest on the seen or unseen tasks, and who cannot be told apart from it."""
+    found = {v: e for v in results.variants if (e := estimate(results, v, group))}
+    if len(found) < 2:
+        return Prose(f"On the {group} tasks nothing can be compared yet: too few runs have a record.")
+    best = max(found, key=lambda variant: found[variant].mean)
+    equals = [v for v in found if v != best and _not_apart(gain(results, best, v, group))]
+    text = f"On the {group} tasks the highest average is that of {best}: {with_interval(found[best])}."
+    base = find(results, METHODS["zero-shot"].label)
+    if base in found and base != best and base is not None:
+        text += f" The base without any training scores {with_interval(found[base])}."
+    if len(equals) == len(found) - 1:
+        return Prose(text + " No other row can be told apart from it.")
+    text += f" Not told apart from it: {listed(equals)}." if equals else " Every other row is clearly below it."
+    return Prose(text)
+
+
+def _not_apart(difference: Estimate | None) -> bool:
+    return difference is None or difference.low <= 0 <= difference.high
+
+
+def connector_effect(results: Results, group: str) -> Prose:
+    """What tuning the connector as well does to each method's average."""
+    pairs = [(a, gain(results, a, b, group)) for kind, a, b in _comparisons(results) if kind == TUNED_OVER_FROZEN]
+    known = [(variant, e) for variant, e in pairs if e]
+    if not known:
+        return Prose(f"What the connector does on the {group} tasks is not known yet: no pair of runs is complete.")
+    sides = {
+        "raises the average of {}": [v.label for v, e in known if e.low > 0],
+        "lowers the average of {}": [v.label for v, e in known if e.high < 0],
+        "makes no difference that these runs can see for {}": [v.label for v, e in known if _not_apart(e)],
+    }
+    effect = listed(words.format(listed(labels)) for words, labels in sides.items() if labels)
+    numbers = ", ".join(f"{v.label} {with_interval(e, sign=True)}" for v, e in known)
+    return Prose(f"On the {group} tasks, tuning the connector as well {effect}. In numbers: {numbers}.")
