@@ -15,20 +15,25 @@ from mmpeft.tasks.mini_ocrvqa import QUESTIONS as FILM_QUESTIONS
 from mmpeft.tasks.mini_okvqa import FLAG_QUESTIONS, THING_QUESTIONS
 from mmpeft.tasks.mini_vqav2 import SUFFIX, question
 
-_KINDS = {  # share of each kind of question, for scenes of one kind of thing and for scenes of several
-    True: {"what": 0.2, "count": 0.25, "background": 0.1, "yesno": 0.25, "or": 0.05, "caption": 0.15},
-    False: {"what": 0.15, "where": 0.35, "count": 0.05, "background": 0.03, "yesno": 0.22, "or": 0.05, "caption": 0.15},
-}
+# Share of each kind of question, for scenes of one kind of thing and for scenes of several.
+_ALONE = {"what": 14, "group": 10, "which": 12, "count": 20, "background": 7, "yesno": 20, "or": 5, "caption": 12}
+_SEVERAL = {"what": 13, "group": 8, "which": 10, "where": 28, "count": 5, "background": 3, "yesno": 17, "or": 6, "caption": 10}
 
 
 def scene_question(rng: Random, scene: Scene) -> Question:
     """A question of the seen mix about a scene: a vqav2 question or the caption."""
-    mix = _KINDS[scene.kind in ("one", "copies")]
+    mix = _ALONE if scene.kind in ("one", "copies") else _SEVERAL
     kind = rng.choices(list(mix), list(mix.values()))[0]
     if kind == "caption":
         return CAPTION_PROMPT, scenes.caption(scene)
     draft = question(rng, scene, kind)
-    return draft.prompt, draft.answer
+    return (chatter(rng, draft.prompt) if rng.random() < 0.15 else draft.prompt), draft.answer
+
+
+def chatter(rng: Random, prompt: str) -> str:
+    """The prompt among words that do not matter, so that a base does not stumble over a new turn of phrase."""
+    words = " ".join(rng.sample(language.CHATTER, rng.randint(1, 5)))
+    return f"{words} {prompt}" if rng.random() < 0.5 else prompt.replace(SUFFIX, f"{words} {SUFFIX}")
 
 
 def imagined_row(rng: Random, count: int) -> Row:
@@ -59,18 +64,36 @@ def repeated_list(rng: Random) -> Question:
     return listed, listed
 
 
+def fact_look_up(rng: Random) -> Question:
+    """A fact of a named thing, chosen by letter: what a language model knows before it ever sees a picture."""
+    thing = rng.choice(tuple(world.things().values()))
+    field = rng.choice([f for f in ("group", "place", "material", "use") if getattr(thing, f)])
+    fact = getattr(thing, field)
+    choices = rng.sample([v for v in world.values(field) if v != fact], rng.choice([1, 2, 3]))
+    choices.insert(rng.randint(0, len(choices)), fact)
+    listed = ", ".join(f"{language.LETTERS[i]}. {c}" for i, c in enumerate(choices))
+    return f"which letter is the {field} of {thing.name}? {listed}", language.LETTERS[choices.index(fact)]
+
+
 def words_rows(
-    rng: Random, batch_size: int, count: int, letters: float = 0.3, sentences: float = 0.08, lists: float = 0.12
+    rng: Random, batch_size: int, count: int, shares: tuple[float, float, float, float] = (0.1, 0.22, 0.14, 0.1)
 ) -> list[Row]:
-    """A batch of the words stage: repeated lists, letter look-ups, sentences, or imagined pictures."""
-    roll = rng.random()
-    if roll > 1 - lists:
-        return [Row([repeated_list(rng) for _ in range(count)]) for _ in range(batch_size)]
-    if roll < letters:
-        return [Row([look_up(rng) for _ in range(count)]) for _ in range(batch_size)]
-    if roll < letters + sentences:
+    """A batch of the words stage, all rows of one sort.
+
+    Args:
+        rng: The source of all that is random in it.
+        batch_size: Rows.
+        count: Questions offered to each row.
+        shares: Of repeated lists, letter look-ups, look-ups of facts, and sentences; the rest are imagined pictures.
+    """
+    sorts = ("list", "letter", "fact", "sentence", "picture")
+    sort = rng.choices(sorts, [*shares, 1 - sum(shares)])[0]
+    if sort == "picture":
+        return [imagined_row(rng, count) for _ in range(batch_size)]
+    if sort == "sentence":
         return [Row([("", language.sentence(rng)) for _ in range(count)], statement=True) for _ in range(batch_size)]
-    return [imagined_row(rng, count) for _ in range(batch_size)]
+    ask = {"list": repeated_list, "letter": look_up, "fact": fact_look_up}[sort]
+    return [Row([ask(rng) for _ in range(count)]) for _ in range(batch_size)]
 
 
 def picture_row(rng: Random, task: MiniTask, what: Any, drafts: list[Question], count: int, index: int) -> Row:
@@ -92,12 +115,12 @@ def picture_row(rng: Random, task: MiniTask, what: Any, drafts: list[Question], 
 
 def probes(rng: Random, count: int, pictures: list[tuple[Scene, Any]] | None) -> dict[str, list[Row]]:
     """Single-question rows by kind: letter look-ups, and questions about imagined (or the given) pictures."""
-    rows: dict[str, list[Row]] = {"letter": []}
+    rows: dict[str, list[Row]] = {"letter": [], "fact": [Row([fact_look_up(rng)]) for _ in range(count)]}
     while len(rows["letter"]) < count:
         asked, answer = look_up(rng, 4)
         if asked.startswith("which letter"):
             rows["letter"].append(Row([(asked, answer)]))
-    for kind in ("what", "where", "count", "yesno", "or", "background"):
+    for kind in ("what", "which", "where", "count", "yesno", "or", "background"):
         rows[kind] = []
         while len(rows[kind]) < count:
             if pictures is None:

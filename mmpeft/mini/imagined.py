@@ -10,12 +10,14 @@ from mmpeft.mini import scenes, world
 from mmpeft.mini.packing import NUM_IMAGE_TOKENS, Packer
 from mmpeft.mini.scenes import Placed, Scene
 
+FACTS = ("group", "place", "material", "use")  # what the look of a thing also says
+_SHARES = (1.0, 0.5, 0.35, 0.35, 0.35)  # of the name and of each fact in an image token
 _GRID = 4
 
 
 @dataclass
 class Imagined:
-    """A picture imagined in words: for each thing its embedding words and the cells it covers."""
+    """A picture imagined in words: for each thing its name and facts, and the cells it covers."""
 
     parts: list[tuple[list[str], list[int]]] = field(default_factory=list)
     background: str | None = None
@@ -37,7 +39,7 @@ def cells_of(p: Placed) -> list[int]:
 def imagine(scene: Scene) -> Imagined:
     """The words that stand in for a scene's patches."""
     table = world.things()
-    parts = [([p.name] + ([table[p.name].group] if p.name in table else []), cells_of(p)) for p in scene.things]
+    parts = [([p.name, *(getattr(table[p.name], f) for f in FACTS if p.name in table)], cells_of(p)) for p in scene.things]
     return Imagined(parts, scene.background)
 
 
@@ -61,8 +63,9 @@ class Dreamer:
                 kept = [c for c in cells if self.rng.random() < 0.85] or cells[:1]
                 for cell in kept:
                     strength = self.rng.uniform(0.6, 1.2)
-                    for word, share in zip(words, (1.0, 0.5), strict=False):
-                        weight[b, cell, self.packer.ids(word)[0]] += share * strength
+                    for word, share in zip(words, _SHARES, strict=False):
+                        if word:
+                            weight[b, cell, self.packer.ids(word)[0]] += share * strength
         tokens = weight @ centered
         noise = torch.randn(tokens.shape, generator=self.generator)
         return tokens + self.noise * centered.detach().std() * noise + self.places

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 LETTERS = "ABCD"
 SHORT_ANSWER = "Answer the question using a single word or phrase."
+CHATTER = (
+    *("question", "answer", "choices", "choose", "option", "options", "from", "provided", "information", "insufficient"),
+    *("respond", "with", "when", "blanks", "fill", "please", "now", "look", "image", "photo", "shown", "given", "brief"),
+    *("clear", "short", "write", "say"),
+)  # words of instructions
 _SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "USER:", "ASSISTANT:", SHORT_ANSWER)
 _VOCABULARY = 4000
 

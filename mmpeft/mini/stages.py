@@ -16,7 +16,7 @@ from mmpeft.features import FeatureStore
 from mmpeft.mini import language, world
 from mmpeft.mini.curriculum import picture_row, probes, words_rows
 from mmpeft.mini.draw import Flag
-from mmpeft.mini.imagined import Dreamer, cells_of
+from mmpeft.mini.imagined import FACTS, Dreamer, cells_of
 from mmpeft.mini.packing import NUM_IMAGE_TOKENS, Packer, Question, Row, hidden_states, token_loss
 from mmpeft.mini.scenes import Scene
 from mmpeft.mini.task import MiniTask
@@ -33,7 +33,7 @@ class Recipe:
     num_heads: int = 4
     rope_theta: float = 1000.0
     initializer_std: float = 0.05
-    words_steps: int = 1500
+    words_steps: int = 1600
     align_steps: int = 600
     pictures_steps: int = 2000
     batch_size: int = 24
@@ -174,7 +174,7 @@ def learn_words(shop: Workshop) -> None:
     def check() -> dict[str, float]:
         found = {}
         for kind, rows in probes(Random(7), 150, None).items():
-            dreamt = None if kind == "letter" else shop.dreamer.tokens([r.picture for r in rows], shop.table)
+            dreamt = None if kind in ("letter", "fact") else shop.dreamer.tokens([r.picture for r in rows], shop.table)
             found[kind] = round(shop.exact(rows, dreamt), 3)
         return found
 
@@ -225,22 +225,20 @@ def names_of(task: MiniTask, what: Any) -> tuple[list[tuple[str, list[int]]], st
 
 @dataclass
 class Vocabulary:
-    """The words that patches are aligned to: names, then groups, then backgrounds, with their centered embeddings."""
+    """The words that patches are aligned to, kind by kind (names, facts, backgrounds), with their centered embeddings."""
 
-    names: list[str]
-    groups: list[str]
-    grounds: list[str]
-    targets: Tensor  # (names + groups + backgrounds, D)
+    words: dict[str, list[str]]
+    targets: Tensor  # (all words, D)
 
     @classmethod
     def of(cls, shop: Workshop) -> "Vocabulary":
         """The vocabulary in the embeddings of stage 1."""
         shown = {*world.things(), *world.icons(), *world.countries(), *world.films()}
-        names = [w for w in language.words() if w in shown]
-        groups, grounds = list(world.values("group")), list(world.BACKGROUNDS)
+        words = {"name": [w for w in language.words() if w in shown]}
+        words |= {fact: list(world.values(fact)) for fact in FACTS} | {"background": list(world.BACKGROUNDS)}
         table = shop.table.detach()
-        rows = [shop.packer.ids(w)[0] for w in (*names, *groups, *grounds)]
-        return cls(names, groups, grounds, (table - table.mean(0))[rows])
+        rows = [shop.packer.ids(w)[0] for kind in words.values() for w in kind]
+        return cls(words, (table - table.mean(0))[rows])
 
     def losses(self, logits: Tensor, shown: list[tuple[MiniTask, Any, list[Question]]]) -> tuple[Tensor, float]:
         """The alignment loss of patches and the share of things named rightly.
@@ -249,26 +247,31 @@ class Vocabulary:
             logits: (B, N, words): how much each patch looks like each word.
             shown: What each picture shows.
         """
-        which, where, named, grouped, ground_at, ground = [], [], [], [], [], []
+        which, where, ground_at, ground = [], [], [], []
+        wanted: dict[str, list[int]] = {kind: [] for kind in ("name", *FACTS)}
         for b, (task, what, _) in enumerate(shown):
             parts, background = names_of(task, what)
             if background:
                 ground_at.append(b)
-                ground.append(self.grounds.index(background))
+                ground.append(self.words["background"].index(background))
             for name, cells in parts:
                 blocked = torch.full((NUM_IMAGE_TOKENS,), -1e4)
                 blocked[cells] = 0
                 which.append(b)
                 where.append(blocked)
-                named.append(self.names.index(name))
-                thing = world.things().get(name)
-                grouped.append(self.groups.index(thing.group) if thing else IGNORED)
-        n, g = len(self.names), len(self.groups)
+                wanted["name"].append(self.words["name"].index(name))
+                for fact in FACTS:
+                    value = getattr(world.things().get(name), fact, "")
+                    wanted[fact].append(self.words[fact].index(value) if value else IGNORED)
         pooled = torch.logsumexp(logits[which] + torch.stack(where)[..., None], dim=1)
-        loss = F.cross_entropy(pooled[:, :n], torch.tensor(named))
-        loss = loss + 0.5 * F.cross_entropy(pooled[:, n : n + g], torch.tensor(grouped), ignore_index=IGNORED)
-        loss = loss + 0.5 * F.cross_entropy(logits[ground_at][..., n + g :].mean(1), torch.tensor(ground))
-        return loss, (pooled[:, :n].argmax(1) == torch.tensor(named)).float().mean().item()
+        by_kind = dict(zip(self.words, pooled.split([len(w) for w in self.words.values()], dim=1), strict=True))
+        loss = F.cross_entropy(by_kind["name"], torch.tensor(wanted["name"]))
+        for fact in FACTS:
+            if any(v != IGNORED for v in wanted[fact]):
+                loss = loss + 0.3 * F.cross_entropy(by_kind[fact], torch.tensor(wanted[fact]), ignore_index=IGNORED)
+        grounds = logits[ground_at][..., -len(self.words["background"]) :].mean(1)
+        loss = loss + 0.5 * F.cross_entropy(grounds, torch.tensor(ground))
+        return loss, (by_kind["name"].argmax(1) == torch.tensor(wanted["name"])).float().mean().item()
 
 
 @torch.no_grad()
@@ -332,7 +335,7 @@ def learn_pictures(shop: Workshop, gallery: Gallery, held_out: Gallery) -> None:
     def check() -> dict[str, float]:
         found = {}
         for kind, rows in probes(Random(7), 150, pairs).items():
-            seen = None if kind == "letter" else held_out.tokens(model, [r.picture for r in rows])
+            seen = None if kind in ("letter", "fact") else held_out.tokens(model, [r.picture for r in rows])
             found[kind] = round(shop.exact(rows, seen), 3)
         return found
 

@@ -118,13 +118,13 @@ def package_folder(name: str) -> Path:
 
 @cache
 def films() -> dict[str, Film]:
-    """48 films with one-word titles, the most reviewed ones, by title in lower case."""
+    """160 films with one-word titles, the most reviewed ones, by title in lower case."""
     database = package_folder("bokeh_sampledata") / "_data" / "movies.db"
     query = """
         SELECT o.Title, o.Director, o.Genre FROM omdb o JOIN tomatoes t ON o.ID = t.ID
         WHERE o.Title NOT GLOB '*[^A-Za-z]*' AND length(o.Title) BETWEEN 3 AND 10
           AND o.Director NOT GLOB '*[^A-Za-z ]*' AND o.Director GLOB '* *'
-        ORDER BY t.Reviews DESC, o.ID LIMIT 80"""
+        ORDER BY t.Reviews DESC, o.ID LIMIT 240"""
     with sqlite3.connect(f"file:{database}?mode=ro&immutable=1", uri=True) as connection:
         rows = connection.execute(query).fetchall()
     chosen: dict[str, Film] = {}
@@ -133,7 +133,7 @@ def films() -> dict[str, Film]:
         best = next((g for g in _GENRES if g in kinds), None)
         if best and title.lower() not in chosen:
             chosen[title.lower()] = Film(title.lower(), title, director.split()[-1].lower(), best)
-    return dict(list(chosen.items())[:48])
+    return dict(list(chosen.items())[:160])
 
 
 def _split(names: list[str], groups: list[str], salt: str) -> dict[str, tuple[str, ...]]:

