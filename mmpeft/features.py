@@ -45,16 +45,15 @@ class CachedEncoder(nn.Module):
         self.layer = layer
 
     def forward(self, pixel_values: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
-        """The encoder's output for pixels (B, 3, H, W), or for features (B, N, D) that output with them in it."""
-        if pixel_values.ndim == 4:
-            return self.encoder(pixel_values, **kwargs)
+        """The encoder's output, as far as the model uses it, for pixels (B, 3, H, W) or for their features (B, N, D)."""
+        used = self.features(pixel_values).to(pixel_values.dtype) if pixel_values.ndim == 4 else pixel_values
         copies = self.layer + 1 if self.layer >= 0 else -self.layer
-        return BaseModelOutputWithPooling(last_hidden_state=pixel_values, hidden_states=(pixel_values,) * copies)
+        return BaseModelOutputWithPooling(last_hidden_state=used, hidden_states=(used,) * copies)
 
     @torch.no_grad()
     def features(self, pixel_values: Tensor) -> Tensor:
-        """What is cached for pixels (B, 3, H, W): the used hidden state (B, N, D)."""
-        return self.encoder(pixel_values, output_hidden_states=True, return_dict=True).hidden_states[self.layer]
+        """What is cached for pixels (B, 3, H, W): the used hidden state (B, N, D), in half precision."""
+        return self.encoder(pixel_values, output_hidden_states=True, return_dict=True).hidden_states[self.layer].half()
 
 
 def digest_of(module: nn.Module) -> str:
@@ -100,7 +99,7 @@ class FeatureStore:
         """The features (N, D) in half precision, computed now and written to the cache in one move."""
         device = next(self.encoder.parameters()).device
         pixel_values = self.pixels([task.picture(picture_id)]).to(device)
-        features = self.encoder.features(pixel_values)[0].half().cpu().contiguous()
+        features = self.encoder.features(pixel_values)[0].cpu().contiguous()
         path = self.path(task, picture_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")

@@ -74,6 +74,7 @@ class Question(Part):
         scale: The file of ``params/scales`` that fills what is missing.
         model: The base model.
         tasks: The columns of the comparison.
+        columns: Which of them this question needs, by the paper's name; empty means all. A scale cannot change it.
         variants: The rows of the comparison.
         seeds: Every variant is run once with each.
         split: What the runs are judged on.
@@ -91,6 +92,7 @@ class Question(Part):
     scale: str
     model: str
     tasks: list[str] = Field(min_length=1)
+    columns: list[str] = Field(default_factory=list)
     variants: list[Variant] = Field(min_length=1)
     seeds: list[int] = Field(min_length=1)
     split: Split = "test"
@@ -178,11 +180,21 @@ class Question(Part):
         """
         runs: dict[RunSpec, None] = {}
         for seed in self.seeds:
-            for task in self.tasks:
+            for task in self._tasks_in_columns():
                 for variant in self.variants:
                     for rate in self._rates(variant):
                         runs[self._spec(task, variant, rate, seed)] = None
         return list(runs)
+
+    def _tasks_in_columns(self) -> list[str]:
+        """The tasks that the question needs; a task has its column's name: ``mini-okvqa`` and ``okvqa`` that of OKVQA."""
+        if not self.columns:
+            return self.tasks
+        wanted = {column.lower() for column in self.columns}
+        found = [task for task in self.tasks if task.removeprefix("mini-") in wanted]
+        if not found:
+            raise MmpeftError(f"columns: none of {', '.join(self.columns)} is among the tasks {', '.join(self.tasks)}.")
+        return found
 
     def planned(self) -> list[Planned]:
         """The same runs with their ids.

@@ -1,0 +1,111 @@
+"""The notebooks are clean, hold no logic and no typed result, and run from parameters alone."""
+
+import ast
+import re
+import resource
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import pytest
+import yaml
+
+from mmpeft import book
+from mmpeft.errors import MmpeftError
+from mmpeft.plan import Question
+
+NAMES = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
+SMOKE = [Path("params/method.yaml"), Path("params/scales/smoke.yaml")]
+
+
+def read(name: str) -> Any:
+    return nbformat.read(f"notebooks/{name}.ipynb", as_version=4)
+
+
+def sources(name: str, cell_type: str) -> list[str]:
+    return [cell.source for cell in read(name).cells if cell.cell_type == cell_type]
+
+
+def test_the_book_knows_every_notebook() -> None:
+    assert sorted((*book.QUESTIONS, *book.LESSONS)) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_are_clean(name: str) -> None:
+    cells = read(name).cells
+    assert all(not cell.outputs and cell.execution_count is None for cell in cells if cell.cell_type == "code")
+    assert len({cell.id for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_hold_no_functions_and_few_imports(name: str) -> None:
+    code = "\n".join(sources(name, "code"))
+    assert not re.search(r"^\s*(def|class) |\bplt\.", code, re.MULTILINE)
+    assert len(re.findall(r"^\s*(?:import|from) ", code, re.MULTILINE)) <= 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebooks_have_one_cell_of_literal_parameters(name: str) -> None:
+    tagged = [cell for cell in read(name).cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for line in ast.parse(tagged[0].source).body:
+        assert isinstance(line, ast.Assign)
+        ast.literal_eval(line.value)
+
+
+@pytest.mark.parametrize("name", book.QUESTIONS)
+def test_no_result_is_typed_into_prose(name: str) -> None:
+    assert not [text for text in sources(name, "markdown") if re.search(r"\d[\d.]*\s*(%|points)|\d\.\d+ ", text)]
+
+
+@pytest.mark.parametrize("name", book.QUESTIONS)
+def test_a_questions_cell_and_its_file_say_the_same(name: str) -> None:
+    parameters = papermill.inspect_notebook(f"notebooks/{name}.ipynb")
+    assert set(parameters) == set(Question.model_fields)
+    typed = {p: ast.literal_eval(info["default"]) for p, info in parameters.items()}
+    written = yaml.safe_load(Path(f"params/{name}.yaml").read_text(encoding="utf-8"))
+    assert {p: typed[p] for p in written} == written
+    assert all(typed[p] is None or p == "allow_runs" for p in set(typed) - set(written))
+
+
+def test_the_method_notebook_runs_at_smoke_in_under_a_minute(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    out = book.notebook("method", SMOKE, tmp_path / "method.ipynb")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # The processor's time, not the clock's: the machine may have other work.
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 60
+    executed = nbformat.read(out, as_version=4)
+    assert "papermill" not in executed.metadata and "widgets" not in executed.metadata
+    injected = [c for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    assert len(injected) == 1 and "hide-cell" in injected[0].metadata["tags"]
+    text = str(executed)
+    assert "8 of 8 planned runs" in text and "The model is random" in text
+
+
+def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(MmpeftError, match=r"unknown parameter .* 'sedes'\. Did you mean 'seeds'\?"):
+        book.notebook("method", SMOKE, tmp_path / "out.ipynb", {"sedes": [0]})
+    with pytest.raises(MmpeftError, match=r"unknown notebook 'methods'\. Did you mean 'method'\?"):
+        book.notebook("methods")
+    assert not list(tmp_path.iterdir())
+
+
+def test_plain_papermill_refuses_an_unknown_parameter_too(tmp_path: Path) -> None:
+    refused = pytest.raises(papermill.PapermillExecutionError, match="unknown parameter 'sedes'")
+    with book.private_kernels() as kernels, refused:
+        papermill.execute_notebook(
+            "notebooks/method.ipynb",
+            str(tmp_path / "out.ipynb"),
+            parameters={"scale": "smoke", "sedes": [0]},
+            progress_bar=False,
+            kernel_manager_class=kernels,
+        )
+
+
+def test_a_notebook_that_fails_leaves_the_old_one_in_place(tmp_path: Path) -> None:
+    out = tmp_path / "lesson_lora.ipynb"
+    out.write_text("the old one", encoding="utf-8")
+    with pytest.raises(MmpeftError, match="notebook lesson_lora, cell"):
+        book.notebook("lesson_lora", [], out, {"num_in": "many"})
+    assert out.read_text(encoding="utf-8") == "the old one"
