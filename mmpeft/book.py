@@ -7,7 +7,6 @@ kernel every cell reads "completed"), so the exception decides, and the file mov
 The book is built with warnings as errors and without asking anything from the network.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpeft.errors import MmpeftError, unknown
-from mmpeft.plan import Question, _read_yaml, load_question, params_folder, scale_file
+from mmpeft.plan import Question, _read_yaml, load_question, params_folder, project_root, scale_file
 from mmpeft.registry import DATA
 
 QUESTIONS = ("method", "learning_rate")
@@ -33,8 +32,15 @@ MODEL = "tiny-llava"
 
 
 def root() -> Path:
-    """The project's folder: the one that holds ``params``."""
-    return params_folder().parent
+    """The clone of the project.
+
+    Raises:
+        MmpeftError: There is none: an installed package holds neither notebooks nor book.
+    """
+    found = project_root()
+    if found is None:
+        raise MmpeftError("notebooks, book: not part of the installed package; run this inside a clone of the project.")
+    return found
 
 
 def notebooks() -> list[str]:
@@ -102,8 +108,8 @@ def _literals(path: Path) -> dict[str, Any]:
 
     cells = nbformat.read(path, as_version=4).cells
     source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ()))
-    assigned = [line for line in ast.parse(source).body if isinstance(line, ast.Assign)]
-    return {target.id: ast.literal_eval(a.value) for a in assigned for target in a.targets if isinstance(target, ast.Name)}
+    lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign)]
+    return {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines}
 
 
 def _execute(path: Path, out: Path, parameters: dict[str, Any]) -> None:
@@ -118,40 +124,45 @@ def _execute(path: Path, out: Path, parameters: dict[str, Any]) -> None:
 
     nbformat.validate(nbformat.read(path, as_version=4))
     try:
-        execute_notebook(
-            str(path),
-            str(out),
-            parameters=parameters,
-            kernel_name="python3",
-            cwd=str(root()),
-            progress_bar=False,
-            execution_timeout=TIMEOUT_SECONDS,
-            kernel_manager_class=_private_kernel_manager(),
-        )
+        with private_kernels() as kernels:
+            execute_notebook(
+                str(path),
+                str(out),
+                parameters=parameters,
+                kernel_name="python3",
+                cwd=str(root()),
+                progress_bar=False,
+                execution_timeout=TIMEOUT_SECONDS,
+                kernel_manager_class=kernels,
+            )
     except PapermillExecutionError as error:
         if error.ename == MmpeftError.__name__:
             raise MmpeftError(f"notebook {path.stem}: {error.evalue}") from None
-        raise MmpeftError(f"notebook {path.stem}, cell {error.exec_count}: {error.ename}: {error.evalue}; see {out}") from error
+        where = f"notebook {path.stem}, cell {error.exec_count}"
+        raise MmpeftError(f"{where}: {error.ename}: {error.evalue}; see {out}") from error
     except CellTimeoutError as error:
         raise MmpeftError(f"notebook {path.stem}: a cell ran longer than {TIMEOUT_SECONDS} s.") from error
     except DeadKernelError as error:
         raise MmpeftError(f"notebook {path.stem}: its kernel died (out of memory?).") from error
 
 
-def _private_kernel_manager() -> type:
-    """A manager whose kernels are reached through files of their own, which no other process can take or read."""
+@contextmanager
+def private_kernels() -> Iterator[type]:
+    """A manager whose kernels are reached through files in a folder of its own, which nobody else can take or read."""
     from jupyter_client.manager import AsyncKernelManager
     from traitlets import default
 
-    class PrivateKernelManager(AsyncKernelManager):
-        transport = "ipc"
+    # Addresses of this kind are short by law (some 100 characters), so not under a long $TMPDIR if it can be helped.
+    with tempfile.TemporaryDirectory(prefix="kernel-", dir="/tmp" if os.path.isdir("/tmp") else None) as folder:
 
-        @default("connection_file")
-        def _file_in_a_folder_of_its_own(self) -> str:
-            self.folder = tempfile.TemporaryDirectory(prefix="kernel-", dir="/tmp" if os.path.isdir("/tmp") else None)
-            return str(Path(self.folder.name) / "kernel.json")
+        class PrivateKernelManager(AsyncKernelManager):
+            transport = "ipc"
 
-    return PrivateKernelManager
+            @default("connection_file")
+            def _file_in_the_folder(self) -> str:
+                return str(Path(folder) / "kernel.json")
+
+        yield PrivateKernelManager
 
 
 def _tidy(path: Path) -> None:
@@ -234,15 +245,12 @@ def _pages(place: Path) -> Path:
 
 
 def _write_model_page(path: Path) -> None:
-    """The model card as a page of the book: the words beside the weights, and their figures as tables."""
-    folder = DATA / MODEL
-    card, figures = folder / "README.md", folder / "card.json"
+    """The model card as a page of the book: the words beside the weights."""
+    card = DATA / MODEL / "README.md"
     if card.is_file():
         text = _without_front_matter(card.read_text(encoding="utf-8"))
     else:
-        text = f"# The base model {MODEL}\n\nIts weights are not here yet. `python -m mmpeft base {MODEL}` makes them.\n"
-    if figures.is_file():
-        text += "\n" + _figures(json.loads(figures.read_text(encoding="utf-8")))
+        text = f"# {MODEL}\n\nIts weights are not here yet. `python -m mmpeft base {MODEL}` makes them.\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
 
@@ -252,23 +260,6 @@ def _without_front_matter(text: str) -> str:
     if text.startswith("---\n") and "\n---\n" in text[4:]:
         return text[4:].split("\n---\n", 1)[1].lstrip()
     return text
-
-
-def _figures(card: Any) -> str:
-    """Tables of whatever the card holds as lists or mappings of rows."""
-    import pandas as pd
-
-    blocks = []
-    for name, rows in card.items() if isinstance(card, dict) else []:
-        if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
-            frame = pd.DataFrame(rows)
-        elif isinstance(rows, dict) and rows and all(isinstance(row, dict) for row in rows.values()):
-            frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis(name).reset_index()
-        else:
-            continue
-        html = frame.to_html(index=False, border=0, na_rep="", classes="report", float_format=lambda v: f"{v:.3g}")
-        blocks.append(f'## {str(name).replace("_", " ").capitalize()}\n\n<div class="wide-table">\n{html}\n</div>\n')
-    return "\n".join(blocks)
 
 
 @contextmanager

@@ -116,9 +116,10 @@ def plot_parameters(results: Results) -> Picture:
 
 def _legend(figure: Picture, labels: Sequence[str]) -> None:
     """The methods by color, and what a filled and a hollow point mean."""
-    marks = [Line2D([], [], marker="o", linestyle="", color=OF_LABEL[label], label=label) for label in dict.fromkeys(labels)]
+    point: dict[str, Any] = {"marker": "o", "linestyle": ""}
+    marks = [Line2D([], [], color=OF_LABEL[label], label=label, **point) for label in dict.fromkeys(labels)]
     for face, label in (("0.35", "connector tuned"), ("white", "connector frozen")):
-        marks.append(Line2D([], [], marker="o", linestyle="", color="0.35", markerfacecolor=face, markeredgewidth=2, label=label))
+        marks.append(Line2D([], [], color="0.35", markerfacecolor=face, markeredgewidth=2, label=label, **point))
     marks.append(Line2D([], [], color=COLORS["zero-shot"], linestyle="--", label="base, not trained"))
     figure.legend(handles=marks, loc="outside lower center", ncols=4, frameon=False)
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 import pandas as pd
 
 from mmpeft.errors import unknown
-from mmpeft.report import Table, percent, to_html
+from mmpeft.report import Table, full_marks, percent, to_html
 from mmpeft.task import Example, Task
 from mmpeft.tasks import TASKS
 
@@ -40,7 +40,8 @@ class Gallery:
         alt = f"picture for the question: {example.prompt}"
         return (
             f'<figure><img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}" width="128" height="128">'
-            f"<figcaption>{escape(example.prompt)}<br><b>{escape(example.answer)}</b>{self._others(example)}</figcaption></figure>"
+            f"<figcaption>{escape(example.prompt)}<br><b>{escape(example.answer)}</b>"
+            f"{self._others(example)}</figcaption></figure>"
         )
 
     def _others(self, example: Example) -> str:
@@ -72,7 +73,7 @@ def task_table() -> Table:
     """One row a task: which dataset it stands for, its sizes, its metric, and what answers without looking score."""
     rows = []
     for task in TASKS.values():
-        blind = task.baselines()
+        blind = {name: score / full_marks(task.name) for name, score in task.baselines().items()}
         rows.append(
             {
                 "task": task.name,
@@ -109,6 +110,11 @@ def sources_table() -> Table:
     with (files("mmpeft") / "data" / "sources.csv").open(encoding="utf-8") as file:
         frame = pd.read_csv(file, keep_default_na=False)
     used = {source: [t.name for t in TASKS.values() if source in t.sources] for source in frame["name"]}
-    link = frame.apply(lambda row: f'<a href="{escape(row["url"])}">{escape(row["name"])}</a>' if row["url"] else escape(row["name"]), axis=1)
-    shown = frame.drop(columns="url").assign(name=link, tasks=frame["name"].map(lambda name: ", ".join(used[name])))
+    linked = [_link(name, url) for name, url in zip(frame["name"], frame["url"], strict=True)]
+    tasks = [", ".join(used[name]) for name in frame["name"]]
+    shown = frame.drop(columns="url").assign(name=linked, tasks=tasks)
     return Table(frame, to_html(shown, index=False))
+
+
+def _link(name: str, url: str) -> str:
+    return f'<a href="{escape(url)}">{escape(name)}</a>' if url else escape(name)

@@ -1,7 +1,7 @@
 """The paper's own numbers beside ours, and sentence by sentence what agrees with it and what does not.
 
-The numbers are in ``data/paper/published_results.csv`` (arXiv 2406.05130), scores in percent as printed. Their
-averages are taken here, over the same columns as ours.
+The numbers are in ``data/paper/published_results.csv`` (arXiv 2406.05130), scores in percent as printed, CIDEr times
+100. Their averages over the seen and the unseen columns are taken here from the printed cells.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,6 @@ from mmpeft.report import (
     DASH,
     GROUPS,
     MINUS,
-    UNBOUNDED,
     Prose,
     Results,
     Table,
@@ -71,9 +70,8 @@ def scores(model: str = MODEL) -> pd.DataFrame:
 
 
 def _columns(group: str) -> list[str]:
-    """The datasets that enter an average, as in our own tables."""
-    seen = group == "seen"
-    return list(dict.fromkeys(t.column for t in TASKS.values() if t.seen == seen and t.metric not in UNBOUNDED))
+    """The datasets of an average."""
+    return list(dict.fromkeys(task.column for task in TASKS.values() if task.seen == (group == "seen")))
 
 
 def published_table(model: str = MODEL) -> Table:
@@ -116,13 +114,14 @@ def checks(results: Results, model: str = MODEL) -> list[Check]:
     found = []
     for group in GROUPS:
         found += _connector_checks(results, paper, group)
-        found += _order_checks(results, paper, group)
+        found += _order_checks(results, paper, group, model)
     return found
 
 
 def agreement_table(results: Results, model: str = MODEL) -> Table:
     """The checks as a table."""
-    frame = pd.DataFrame([vars(check) for check in checks(results, model)], columns=["statement", "paper", "here", "verdict"])
+    columns = ["statement", "paper", "here", "verdict"]
+    frame = pd.DataFrame([vars(check) for check in checks(results, model)], columns=columns)
     return Table(frame, to_html(frame, index=False))
 
 
@@ -135,7 +134,8 @@ def agreement(results: Results, model: str = MODEL) -> Prose:
     count = f"Of {len(found)} statements taken from the paper's table for {model}, {len(by['agrees'])} hold here"
     count += f", {len(by['disagrees'])} do not, and {len(by['undecided'])} stay undecided."
     if by["disagrees"]:
-        count += " What does not hold: " + "; ".join(f"{c.statement} (paper {c.paper}, here {c.here})" for c in by["disagrees"]) + "."
+        differing = [f"{c.statement} (paper: {c.paper}; here: {c.here})" for c in by["disagrees"]]
+        count += f" What does not hold: {'; '.join(differing)}."
     return Prose(count)
 
 
@@ -153,11 +153,12 @@ def _connector_checks(results: Results, paper: pd.DataFrame, group: str) -> list
         if abs(theirs) >= NO_SIGN_BELOW and not ours.low <= 0 <= ours.high:
             verdict = "agrees" if (ours.mean > 0) == (theirs > 0) else "disagrees"
         statement = f"effect of a tuned connector on the {group} average of {label}"
-        found.append(Check(statement, f"{percent(theirs, sign=True)} points", with_interval(ours, sign=True), verdict))
+        there, here = f"{percent(theirs, sign=True)} points", with_interval(ours, sign=True)
+        found.append(Check(statement, there, here, verdict))
     return found
 
 
-def _order_checks(results: Results, paper: pd.DataFrame, group: str) -> list[Check]:
+def _order_checks(results: Results, paper: pd.DataFrame, group: str, model: str) -> list[Check]:
     """The order of the rows, the best row, and whether more trained parameters go with a higher score."""
     common = {}
     for row in paper.index:
@@ -171,7 +172,7 @@ def _order_checks(results: Results, paper: pd.DataFrame, group: str) -> list[Che
     return [
         *_order(common, theirs, group),
         _best(results, common, theirs, group),
-        *_size(results, common, theirs, group),
+        *_size(results, common, theirs, group, model),
     ]
 
 
@@ -197,10 +198,11 @@ def _best(results: Results, common: Common, theirs: pd.Series, group: str) -> Ch
     return Check(f"best row on the {group} tasks", str(best_there), str(best_here), verdict)
 
 
-def _size(results: Results, common: Common, theirs: pd.Series, group: str) -> list[Check]:
+def _size(results: Results, common: Common, theirs: pd.Series, group: str, model: str) -> list[Check]:
     """Rank correlation of score and trained parameters, in the paper (its Table 15) and here."""
-    table = published().query("table == 15 and model == @MODEL")
-    sizes = {(METHODS[METHOD_OF[m]].label, c): v for m, c, v in zip(table["method"], table["connector"], table["value"], strict=True)}
+    table = published().query("table == 15 and model == @model")
+    labels = [METHODS[METHOD_OF[name]].label for name in table["method"]]
+    sizes = dict(zip(zip(labels, table["connector"], strict=True), table["value"], strict=True))
     rows = [row for row in common if row in sizes]
     ours = [parameters(results, common[row][0]) for row in rows]
     if len(rows) < 3 or None in ours:

@@ -5,8 +5,9 @@
 
 Scores are fractions inside and percent on the page. A run without a record is counted, never filled in.
 
-**Averages** are over the tasks whose metric is a fraction. CIDEr-D is not one (it goes to 10), so a column of
-captions has its own place in the tables and stays out of the averages: it would drown the others.
+**Averages** are over all planned tasks of a group, each counting the same. For that every score is a share of the
+most its metric can give: CIDEr-D goes to 10, so 7 counts as 0.7. Taken as the paper takes it, times 100, it would be
+700 on pictures as plain as ours and drown the others.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmpeft.errors import MmpeftError
+from mmpeft.errors import MmpeftError, unknown
 from mmpeft.methods import METHODS
 from mmpeft.plan import Planned, Question
 from mmpeft.records import Store
@@ -34,8 +35,8 @@ from mmpeft.stats import (
 )
 from mmpeft.tasks import TASKS
 
-UNBOUNDED = frozenset({"CIDEr-D"})
-"""Metrics that are no fraction: shown, not averaged."""
+FULL_MARKS = {"CIDEr-D": 10.0}
+"""The most that a metric can give; 1 for those not named."""
 
 GROUPS = ("unseen", "seen")
 NUM_DRAWS = 2000
@@ -120,13 +121,15 @@ class Results:
         total = len(self.planned)
         return {"planned": total, "done": done, "failed": failed, "missing": total - done - failed}
 
-    def tasks(self, group: str) -> list[str]:
-        """The planned tasks that enter the average of ``unseen`` or ``seen``."""
-        return [
-            name
-            for name in self.question.tasks
-            if TASKS[name].seen == (group == "seen") and TASKS[name].metric not in UNBOUNDED
-        ]
+    def tasks(self, group: str | None = None) -> list[str]:
+        """The planned tasks, or those of ``unseen`` or ``seen``, in the order of the plan."""
+        names = dict.fromkeys(run.spec.task for run in self.planned)
+        return [name for name in names if group is None or TASKS[name].seen == (group == "seen")]
+
+
+def full_marks(task: str) -> float:
+    """The most that the task's metric can give."""
+    return FULL_MARKS.get(TASKS[task].metric, 1.0)
 
 
 def read(question: Question, store: Store) -> Results:
@@ -148,7 +151,8 @@ def _scores(store: Store, planned: Iterable[Planned]) -> dict[str, TaskScores]:
             answers = store.predictions(run.run_id)[["example_id", "picture_id", "score"]]
         except MmpeftError:
             continue  # set aside by the store: the run counts as missing
-        parts.append(answers.assign(task=run.spec.task, seed=run.spec.seed))
+        share = answers["score"] / full_marks(run.spec.task)
+        parts.append(answers.assign(task=run.spec.task, seed=run.spec.seed, score=share))
     return group_scores(pd.concat(parts)) if parts else {}
 
 
@@ -291,25 +295,24 @@ def _several(runs: pd.DataFrame, field: str, word: str) -> str:
 
 
 def plan_table(question: Question) -> Table:
-    """The plan: one row a variant, with what is trained, how fast, and in how many runs."""
-    rows = []
+    """The plan: one row a variant, with what is trained, how fast, and in how many runs; tried rates share a row."""
+    rows: dict[tuple[str, str, str, str], list[RunSpec]] = {}
     for variant, planned in variants_of(question.planned()).items():
-        specs = [run.spec for run in planned]
-        fields = {k: v for k, v in specs[0].method.model_dump().items() if k != "name" and v is not None}
-        rows.append(
-            {
-                "method": variant.label,
-                "connector": variant.connector,
-                "location": specs[0].location if specs[0].method.has_location else "",
-                "settings": ", ".join(f"{k} {v}" for k, v in fields.items()),
-                "learning rate": specs[0].train.learning_rate,
-                "of the connector": specs[0].connector.learning_rate,
-                "runs": f"{len({s.task for s in specs})} tasks × {len({s.seed for s in specs})} seeds",
-            }
-        )
-    frame = pd.DataFrame(rows)
-    shown = frame.map(lambda value: "" if pd.isna(value) else f"{value:g}" if isinstance(value, float) else value)
-    return Table(frame, to_html(shown, index=False))
+        method = planned[0].spec.method
+        fields = ", ".join(f"{k} {v}" for k, v in method.model_dump().items() if k != "name" and v)
+        location = planned[0].spec.location if method.has_location else ""
+        rows.setdefault((variant.label, variant.connector, location, fields), []).extend(run.spec for run in planned)
+    frame = pd.DataFrame(list(rows), columns=["method", "connector", "location", "settings"])
+    frame["learning rate"] = [_rates(spec.train.learning_rate for spec in specs) for specs in rows.values()]
+    frame["of the connector"] = [_rates(spec.connector.learning_rate for spec in specs) for specs in rows.values()]
+    for name in ("task", "seed"):
+        frame[f"{name}s"] = [len({getattr(spec, name) for spec in specs}) for specs in rows.values()]
+    frame["runs"] = [len(specs) for specs in rows.values()]
+    return Table(frame, to_html(frame, index=False))
+
+
+def _rates(rates: Iterable[float | None]) -> str:
+    return ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates) if rate is not None)
 
 
 def method_table(results: Results) -> Table:
@@ -338,14 +341,15 @@ def method_table(results: Results) -> Table:
 def _columns(results: Results) -> list[str]:
     """The averages first, then the tasks, unseen before seen."""
     averages = [group for group in GROUPS if results.tasks(group)]
-    return averages + sorted(results.question.tasks, key=lambda task: TASKS[task].seen)
+    return averages + sorted(results.tasks(), key=lambda task: TASKS[task].seen)
 
 
 def _heading(what: str) -> tuple[str, str]:
     if what in GROUPS:
         return "average (%)", what
     task = TASKS[what]
-    unit = "CIDEr-D × 100" if task.metric in UNBOUNDED else "%"
+    full = full_marks(what)
+    unit = "%" if full == 1 else f"% of {full:g}, {task.metric}"
     return f"{'seen' if task.seen else 'unseen'} tasks", f"{task.column}<small>{unit}</small>"
 
 
@@ -360,10 +364,10 @@ def _blind(results: Results) -> dict[str, dict[str, float]]:
     if results.question.split != "test":
         return {}
     size = results.question.eval.get("num_examples")
-    found = {task: _baselines(task, size) for task in results.question.tasks}
+    found = {task: _baselines(task, size) for task in results.tasks()}
     rows = {}
     for kind, name in (("chance", "Random answer"), ("majority", "Most frequent answer")):
-        scores = {task: both[kind] for task, both in found.items()}
+        scores = {task: both[kind] / full_marks(task) for task, both in found.items()}
         means = {g: float(np.mean([scores[t] for t in results.tasks(g)])) for g in GROUPS if results.tasks(g)}
         rows[name] = scores | means
     return rows
@@ -396,49 +400,50 @@ def failures(results: Results) -> Table | Prose:
     return Table(frame, to_html(frame.map(lambda value: escape(str(value))), index=False))
 
 
-def paired_table(results: Results) -> Table:
+def paired_table(results: Results, over: str) -> Table:
     """Differences of averages, paired by seed and item, with their intervals and what could be detected.
 
-    Three questions: does a tuned connector help each method, does a method beat the connector alone, does it
-    beat the base as it is. The detectable difference is the one found four times in five at the 5 % level.
+    The detectable difference is the true one found four times in five at the 5 % level.
+
+    Args:
+        results: From :func:`read`.
+        over: ``frozen`` compares each method's tuned connector with its frozen one, ``connector`` each row with
+            the connector alone, ``zero-shot`` each row with the base as it is.
+
+    Raises:
+        MmpeftError: ``over`` is none of these.
     """
-    rows, shown, index = [], [], []
-    for kind, variant, over in _comparisons(results):
-        row, cells = {}, {}
+    rows: dict[str, dict[tuple[str, str], Any]] = {}
+    shown: dict[str, dict[tuple[str, str], str]] = {}
+    for variant, base in _comparisons(results, over):
+        name = variant.label if over == "frozen" else row_name(variant)
+        rows[name], shown[name] = {}, {}
         for group in GROUPS:
-            e = gain(results, variant, over, group)
+            e = gain(results, variant, base, group)
             needed = detectable(e) if e else None
             numbers = (e.mean, e.low, e.high, needed) if e else (None,) * 4
-            row |= {(group, name): n for name, n in zip(("mean", "low", "high", "detectable"), numbers, strict=True)}
-            cells[f"{group} average", "points"] = _cell(e, sign=True)
-            cells[f"{group} average", "detectable"] = DASH if needed is None else percent(needed)
-        rows.append(row)
-        shown.append(cells)
-        index.append((kind, variant.label if kind == TUNED_OVER_FROZEN else row_name(variant)))
+            names = ("mean", "low", "high", "detectable")
+            rows[name] |= {(group, name): n for name, n in zip(names, numbers, strict=True)}
+            shown[name][f"{group} average", "points"] = _cell(e, sign=True)
+            shown[name][f"{group} average", "detectable"] = DASH if needed is None else percent(needed)
     if not rows:
-        return Table(pd.DataFrame(), "")
-    places = pd.MultiIndex.from_tuples(index, names=["difference", "of"])
-    frame, table = (pd.DataFrame(content, index=places) for content in (rows, shown))
+        return Table(pd.DataFrame(), "<p>The plan holds no such pair.</p>")
+    frame, table = (pd.DataFrame.from_dict(content, orient="index") for content in (rows, shown))
     for one in (frame, table):
         one.columns = pd.MultiIndex.from_tuples(one.columns)
-    return Table(frame, to_html(table.rename_axis(index=[None, None])))
+    return Table(frame, to_html(table))
 
 
-TUNED_OVER_FROZEN = "tuned over frozen connector"
-
-
-def _comparisons(results: Results) -> list[tuple[str, Variant, Variant]]:
-    """(what is asked, a variant, the one it is compared with), for all pairs that the plan holds."""
-    pairs = [
-        (TUNED_OVER_FROZEN, tuned, frozen)
-        for tuned in results.variants
-        if tuned.connector == "tuned" and (frozen := _with_connector(results, tuned, "frozen"))
-    ]
-    alone, untrained = (find(results, METHODS[name].label) for name in ("connector", "zero-shot"))
-    for words, base in (("over the connector alone", alone), ("over zero-shot", untrained)):
-        if base:
-            pairs += [(words, v, base) for v in results.variants if v not in (base, untrained)]
-    return pairs
+def _comparisons(results: Results, over: str) -> list[tuple[Variant, Variant]]:
+    """(a variant, the one it is compared with), for all such pairs of the plan."""
+    if over == "frozen":
+        tuned = [variant for variant in results.variants if variant.connector == "tuned"]
+        pairs = [(variant, _with_connector(results, variant, "frozen")) for variant in tuned]
+        return [(variant, frozen) for variant, frozen in pairs if frozen]
+    if over not in ("connector", "zero-shot"):
+        raise unknown("baseline", over, ["frozen", "connector", "zero-shot"])
+    base, untrained = (find(results, METHODS[name].label) for name in (over, "zero-shot"))
+    return [(variant, base) for variant in results.variants if base and variant not in (base, untrained)]
 
 
 def _with_connector(results: Results, variant: Variant, connector: str) -> Variant | None:
@@ -460,7 +465,7 @@ def best_rates(results: Results) -> Table:
     for label, curve in rate_curves(results).items():
         best = curve["score"].idxmax()
         at_end = best in (curve.index.min(), curve.index.max())
-        rows.append({"method": label, "rates": len(curve), "best rate": best, "score": curve["score"][best], "at the end": at_end})
+        rows.append((label, len(curve), best, curve["score"][best], at_end))
     frame = pd.DataFrame(rows, columns=["method", "rates", "best rate", "score", "at the end"])
     words: dict[str, Callable[[Any], str]] = {
         "best rate": lambda value: f"{value:g}",
@@ -478,7 +483,8 @@ def rates_in_use(results: Results) -> Prose:
     best = {row["method"]: row["best rate"] for _, row in best_rates(results).frame.iterrows()}
     if not best:
         return Prose("No rate has all its runs yet.")
-    other = [f"{label} ({labels[label]:g} instead of {rate:g})" for label, rate in best.items() if labels.get(label) not in (None, rate)]
+    differing = {label: rate for label, rate in best.items() if labels.get(label) not in (None, rate)}
+    other = [f"{label} ({labels[label]:g} instead of {rate:g})" for label, rate in differing.items()]
     where = f"The file of the scale {results.question.scale}"
     if not other:
         return Prose(f"{where} uses the best rate of each method here.")
@@ -488,14 +494,15 @@ def rates_in_use(results: Results) -> Prose:
 def rate_curves(results: Results) -> dict[str, pd.DataFrame]:
     """For each method run at several rates: index the rate, a column a task and ``score``, their average.
 
-    A rate with a failed or missing run has no average. Tasks whose metric is no fraction stay out of it.
+    A rate with a failed or missing run has no average.
     """
     runs = results.runs[results.runs["status"] == "ok"]
     rate = runs["learning_rate"].fillna(runs["connector_learning_rate"])
-    averaged = [task for group in GROUPS for task in results.tasks(group)]
+    tasks = results.tasks()
+    share = runs["score"] / runs["task"].map(full_marks)
     curves = {}
-    for label, mine in runs.assign(rate=rate.astype(float)).groupby("label", sort=False):
-        curve = mine.pivot_table(index="rate", columns="task", values="score", aggfunc="mean").reindex(columns=averaged)
+    for label, mine in runs.assign(rate=rate.astype(float), score=share).groupby("label", sort=False):
+        curve = mine.pivot_table(index="rate", columns="task", values="score", aggfunc="mean").reindex(columns=tasks)
         if len(curve) > 1:
             curves[str(label)] = curve.assign(score=curve.mean(axis=1, skipna=False))
     return {label: curve.dropna(subset="score") for label, curve in curves.items() if curve["score"].notna().any()}
@@ -512,25 +519,33 @@ def standing(results: Results, group: str) -> Prose:
     if len(found) < 2:
         return Prose(f"On the {group} tasks nothing can be compared yet: too few runs have a record.")
     best = max(found, key=lambda variant: found[variant].mean)
-    equals = [v for v in found if v != best and _not_apart(gain(results, best, v, group))]
     text = f"On the {group} tasks the highest average is that of {best}: {with_interval(found[best])}."
     base = find(results, METHODS["zero-shot"].label)
-    if base in found and base != best and base is not None:
+    if base in found and base is not None and base != best:
         text += f" The base without any training scores {with_interval(found[base])}."
-    if len(equals) == len(found) - 1:
-        return Prose(text + " No other row can be told apart from it.")
-    text += f" Not told apart from it: {listed(equals)}." if equals else " Every other row is clearly below it."
-    return Prose(text)
+    others = [variant for variant in found if variant != best]
+    equals = [variant for variant in others if _not_apart(gain(results, best, variant, group))]
+    return Prose(f"{text} {_equals(equals, len(others))}")
+
+
+def _equals(equals: Sequence[Variant], num_others: int) -> str:
+    """Who stands beside the best row; by name if they are few."""
+    if not equals:
+        return "Every other row is clearly below it."
+    if len(equals) == num_others:
+        return "No other row can be told apart from it."
+    if len(equals) > 3:
+        return f"Of the other {num_others} rows, {len(equals)} cannot be told apart from it."
+    return f"Not told apart from it: {listed(equals)}."
 
 
 def _not_apart(difference: Estimate | None) -> bool:
     return difference is None or difference.low <= 0 <= difference.high
 
 
-def connector_effect(results: Results, group: str) -> Prose:
-    """What tuning the connector as well does to each method's average."""
-    pairs = [(a, gain(results, a, b, group)) for kind, a, b in _comparisons(results) if kind == TUNED_OVER_FROZEN]
-    known = [(variant, e) for variant, e in pairs if e]
+def connector_effect(results: Results, group: str, *, brief: bool = False) -> Prose:
+    """What tuning the connector as well does to each method's average; ``brief`` leaves the numbers out."""
+    known = [(v, e) for v, frozen in _comparisons(results, "frozen") if (e := gain(results, v, frozen, group))]
     if not known:
         return Prose(f"What the connector does on the {group} tasks is not known yet: no pair of runs is complete.")
     sides = {
@@ -539,5 +554,8 @@ def connector_effect(results: Results, group: str) -> Prose:
         "makes no difference that these runs can see for {}": [v.label for v, e in known if _not_apart(e)],
     }
     effect = listed(words.format(listed(labels)) for words, labels in sides.items() if labels)
-    numbers = ", ".join(f"{v.label} {with_interval(e, sign=True)}" for v, e in known)
-    return Prose(f"On the {group} tasks, tuning the connector as well {effect}. In numbers: {numbers}.")
+    text = f"On the {group} tasks, tuning the connector as well {effect}."
+    if not brief:
+        numbers = ", ".join(f"{v.label} {with_interval(e, sign=True)}" for v, e in known)
+        text += f" In numbers: {numbers}."
+    return Prose(text)

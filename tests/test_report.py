@@ -66,7 +66,9 @@ def test_provenance_counts_what_is_done_failed_and_missing(complete: Results, pa
 def test_the_plan_shows_one_row_a_variant() -> None:
     table = report.plan_table(ASKED).frame
     assert len(table) == len(ASKED.variants)
-    assert table.loc[table["method"] == "LoRA", "runs"].tolist() == ["8 tasks × 3 seeds"] * 2
+    assert table.loc[table["method"] == "LoRA", "runs"].tolist() == [24, 24]
+    sweep = report.plan_table(question("learning_rate")).frame
+    assert len(sweep) == 6 and sweep["learning rate"][0].count(",") == 4
 
 
 def test_rows_are_told_apart_by_the_settings_that_differ() -> None:
