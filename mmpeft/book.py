@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpeft.errors import MmpeftError, unknown
-from mmpeft.plan import Question, _read_yaml, load_question, params_folder, project_root, scale_file
+from mmpeft.plan import Question, load_question, params_folder, project_root, read_yaml, scale_file
 from mmpeft.registry import DATA
 
 QUESTIONS = ("method", "learning_rate")
@@ -89,7 +89,7 @@ def _checked(path: Path, files: Sequence[str | Path], overrides: Mapping[str, An
 
     given: dict[str, Any] = {}
     for file in files:
-        given |= _read_yaml(Path(file))
+        given |= read_yaml(Path(file))
     given |= overrides
     known = inspect_notebook(str(path))
     for parameter in given:

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mmpeft.comparison import GROUPS, Results, Variant, estimate, find
 from mmpeft.methods import METHODS
 from mmpeft.paper import parameters
-from mmpeft.report import GROUPS, Results, Variant, estimate, find, rate_curves, row_name
+from mmpeft.report import rate_curves, row_name
 
 # Okabe & Ito's palette, told apart under the common color blindnesses; gray stands for what is not trained.
 COLORS = {

@@ -138,7 +138,7 @@ class Question(Part):
         """
         parameters: dict[str, Any] = {}
         for path in paths:
-            parameters |= _read_yaml(Path(path))
+            parameters |= read_yaml(Path(path))
         return cls._filled(parameters)
 
     @classmethod
@@ -169,7 +169,7 @@ class Question(Part):
         given = {name: value for name, value in parameters.items() if value is not None}
         if "scale" not in given:
             raise MmpeftError(f"scale: missing; set it to one of {', '.join(_names_in(scales_folder()))}.")
-        question = parse(cls, _read_yaml(scale_file(given["scale"])) | given)
+        question = parse(cls, read_yaml(scale_file(given["scale"])) | given)
         question.specs()
         return question
 
@@ -273,7 +273,7 @@ def load_question(name: str, scale: str | None = None) -> Question:
         path = params_folder() / f"{name}.yaml"
         if not path.is_file():
             raise unknown("question", name, questions())
-    own = _read_yaml(path).get("scale")
+    own = read_yaml(path).get("scale")
     return Question.load(path) if scale in (None, own) else Question.load(path, scale_file(scale))
 
 
@@ -316,7 +316,7 @@ def _names_in(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:

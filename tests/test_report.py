@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from fixture_records import by_size, fill, question
 
-from mmpeft import figures, gallery, paper, report
+from mmpeft import comparison, figures, gallery, paper, report
+from mmpeft.comparison import Results
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
 from mmpeft.records import Store
-from mmpeft.report import Results
 from mmpeft.spec import RunSpec
 from mmpeft.tasks import TASKS
 
@@ -28,18 +28,18 @@ def few_draws() -> object:
 
 @pytest.fixture(scope="module")
 def complete(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return report.read(ASKED, fill(Store(tmp_path_factory.mktemp("complete")), ASKED.planned()))
+    return comparison.read(ASKED, fill(Store(tmp_path_factory.mktemp("complete")), ASKED.planned()))
 
 
 @pytest.fixture(scope="module")
 def partial(tmp_path_factory: pytest.TempPathFactory) -> Results:
     store = fill(Store(tmp_path_factory.mktemp("partial")), ASKED.planned(), missing=0.4, failed=0.1)
-    return report.read(ASKED, store)
+    return comparison.read(ASKED, store)
 
 
 @pytest.fixture(scope="module")
 def nothing(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    return report.read(ASKED, Store(tmp_path_factory.mktemp("nothing")))
+    return comparison.read(ASKED, Store(tmp_path_factory.mktemp("nothing")))
 
 
 def like_the_paper(spec: RunSpec) -> float:
@@ -68,12 +68,12 @@ def test_the_plan_shows_one_row_a_variant() -> None:
     assert len(table) == len(ASKED.variants)
     assert table.loc[table["method"] == "LoRA", "runs"].tolist() == [24, 24]
     sweep = report.plan_table(question("learning_rate")).frame
-    assert len(sweep) == 6 and sweep["learning rate"][0].count(",") == 4
+    assert len(sweep) == 6 and sweep.set_index("method")["learning rate"]["LoRA"].count(",") == 4
 
 
 def test_rows_are_told_apart_by_the_settings_that_differ() -> None:
     variants = [{"method": {"name": "lora", "r": r}} for r in (2, 4)]
-    names = [report.row_name(v) for v in report.variants_of(question(variants=variants).planned())]
+    names = [report.row_name(v) for v in comparison.variants_of(question(variants=variants).planned())]
     assert names == ["LoRA (r 2), frozen", "LoRA (r 4), frozen"]
 
 
@@ -97,7 +97,7 @@ def test_an_average_needs_all_of_its_tasks(nothing: Results, partial: Results) -
     assert not report.method_table(nothing).frame.loc["LoRA, tuned"].notna().any()
     for variant, tasks in partial.scores.items():
         whole = all(task in tasks for task in partial.tasks("unseen"))
-        assert (report.estimate(partial, variant, "unseen") is not None) == whole
+        assert (comparison.estimate(partial, variant, "unseen") is not None) == whole
 
 
 def test_failed_runs_are_counted_and_their_errors_shown(partial: Results, complete: Results) -> None:
@@ -113,7 +113,7 @@ def test_a_damaged_predictions_file_makes_its_run_missing(tmp_path: Path) -> Non
     store = fill(Store(tmp_path), asked.planned())
     store.predictions_path(asked.planned()[1].run_id).write_bytes(b"no")
     with pytest.warns(UserWarning, match="corrupted"):
-        assert report.read(asked, store).counts["missing"] == 1
+        assert comparison.read(asked, store).counts["missing"] == 1
 
 
 def test_paired_differences_find_the_effect_that_is_there(complete: Results) -> None:
@@ -154,7 +154,7 @@ def test_the_papers_averages_follow_from_its_cells() -> None:
 
 @pytest.mark.parametrize(("rule", "verdict"), [(like_the_paper, "agrees"), (against_the_paper, "disagrees")])
 def test_agreement_follows_the_records(tmp_path: Path, rule: object, verdict: str) -> None:
-    results = report.read(ASKED, fill(Store(tmp_path), ASKED.planned(), rule))  # type: ignore[arg-type]
+    results = comparison.read(ASKED, fill(Store(tmp_path), ASKED.planned(), rule))  # type: ignore[arg-type]
     found = {check.statement: check.verdict for check in paper.checks(results)}
     assert found["order of 7 rows by their unseen average"] == verdict
     assert found["effect of a tuned connector on the unseen average of Adapter"] == verdict
@@ -189,7 +189,7 @@ def test_the_best_rate_is_the_one_with_the_highest_average(tmp_path: Path) -> No
         record = store.load(run.run_id)
         assert record is not None
         store.save(record.model_copy(update={"scores": {"score": rule(run.spec), "unparsed": 0.0}}), [])
-    results = report.Results(asked, tuple(asked.planned()), store.collect(asked.planned()), {}, {})
+    results = comparison.Results(asked, tuple(asked.planned()), store.collect(asked.planned()), {}, {})
     best = report.best_rates(results).frame.set_index("method")
     grid = asked.learning_rate_grid["lora"]
     assert best["best rate"]["LoRA"] == min(grid, key=lambda rate: abs(np.log10(rate / 2e-3)))

@@ -5,8 +5,8 @@ Three stages, each of which starts where the last one ended:
 1. **words**: the decoder alone learns sentences about the world, to look up letters in lists, and to answer questions about
    *imagined* pictures, whose 16 image tokens are sums of word embeddings with noise;
 2. **alignment**: the connector alone learns to turn patches of real pictures into the embeddings of the words that name them;
-3. **pictures**: connector and decoder learn captions and the seen tasks (okvqa, ocrvqa, vqav2) on real pictures, while a share
-   of the words stage goes on.
+3. **pictures**, and once more as **polish**: connector and decoder learn captions and the seen tasks (okvqa, ocrvqa, vqav2) on
+   real pictures, while a share of the words stage goes on.
 
 As in the paper (App. A.2) the base is trained on captions and on the seen tasks and never meets an unseen one.
 """
@@ -127,6 +127,7 @@ def make(folder: Path, recipe: Recipe | None = None, workers: int = 2, log: Call
     gallery, held_out = hang(make_store(), wanted[:-1]), hang(make_store(), wanted[-1:])
     _stage(bench / "align.safetensors", shop, lambda: align(shop, gallery))
     _stage(bench / "pictures.safetensors", shop, lambda: learn_pictures(shop, gallery, held_out))
+    _stage(bench / "polish.safetensors", shop, lambda: learn_pictures(shop, gallery, held_out, "polish"))
     _write(shop, stats, bench, folder)
     measure(folder)
     return folder

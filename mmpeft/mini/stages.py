@@ -36,10 +36,12 @@ class Recipe:
     words_steps: int = 1600
     align_steps: int = 600
     pictures_steps: int = 2000
+    polish_steps: int = 500
     batch_size: int = 24
     questions: int = 8
     words_learning_rate: float = 2e-3
     pictures_learning_rate: float = 1e-3
+    polish_learning_rate: float = 8e-4
     words_share: float = 0.3
     noise: float = 0.4
     precision: str = "bf16"
@@ -78,10 +80,7 @@ def build(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditi
 
 
 def optimizers_of(parameters: list[tuple[str, nn.Parameter]], learning_rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, AdamW for embeddings, biases and norms.
-
-    Muon makes matching (yes or no, where, letters) appear in a third of the steps that AdamW needs.
-    """
+    """Muon for the matrices, AdamW for embeddings, biases and norms: in a trial, AdamW alone was far slower to match and name."""
     matrices = [p for n, p in parameters if p.ndim == 2 and "embed_tokens" not in n and n != "places"]
     rest = [p for n, p in parameters if p.ndim != 2 or "embed_tokens" in n or n == "places"]
     return [
@@ -319,10 +318,17 @@ def align(shop: Workshop, gallery: Gallery) -> None:
             shop.log(row | {"name": round(sum(hits[-50:]) / len(hits[-50:]), 3)})
 
 
-def learn_pictures(shop: Workshop, gallery: Gallery, held_out: Gallery) -> None:
-    """Stage 3: connector and decoder learn captions and the seen tasks on real pictures, the words stage going on beside it."""
+def learn_pictures(shop: Workshop, gallery: Gallery, held_out: Gallery, stage: str = "pictures") -> None:
+    """Stage 3: connector and decoder learn captions and the seen tasks on real pictures, the words stage going on beside it.
+
+    Done a second time as stage ``polish``, from a lower peak rate: it is "where is the …?" that needs it.
+    """
     recipe, model = shop.recipe, shop.model
-    rng = Random(f"pictures:{recipe.seed}")
+    steps, learning_rate = {
+        "pictures": (recipe.pictures_steps, recipe.pictures_learning_rate),
+        "polish": (recipe.polish_steps, recipe.polish_learning_rate),
+    }[stage]
+    rng = Random(f"{stage}:{recipe.seed}")
     pairs = [(what, i) for i, (_, what, _) in enumerate(held_out.shown)]
 
     def step_loss() -> Tensor:
@@ -341,4 +347,4 @@ def learn_pictures(shop: Workshop, gallery: Gallery, held_out: Gallery) -> None:
 
     shop.places.requires_grad_(False)
     parameters = [*model.model.language_model.named_parameters(), *model.model.multi_modal_projector.named_parameters()]
-    shop.optimize("pictures", recipe.pictures_steps, recipe.pictures_learning_rate, parameters, step_loss, check)
+    shop.optimize(stage, steps, learning_rate, parameters, step_loss, check)
