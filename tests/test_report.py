@@ -22,7 +22,7 @@ PAPER = {(name, tuned): (METHODS[name].label, "tuned" if tuned else "frozen") fo
 @pytest.fixture(scope="module", autouse=True)
 def few_draws() -> object:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "NUM_DRAWS", 200)
+        patch.setattr(comparison, "NUM_DRAWS", 200)
         yield patch
 
 

@@ -55,7 +55,8 @@ def abilities(loaded: Loaded) -> dict[str, dict[str, float]]:
 
 def _letters(loaded: Loaded) -> dict[str, float]:
     """Letter look-up with no picture: the prompt format without its image token, one question a row."""
-    rng, asked = Random("ability:letter"), []
+    rng = Random("ability:letter")
+    asked: list[Example] = []
     while len(asked) < _PER_KIND:
         text, answer = look_up(rng, 4)
         if text.startswith("which letter"):

@@ -274,7 +274,7 @@ class Vocabulary:
 
 
 @torch.no_grad()
-def _pass_place_on(connector: nn.Module, places: Tensor) -> None:
+def _pass_place_on(connector: Any, places: Tensor) -> None:
     """Sets 16 hidden units of the connector so that it adds the place vector of each patch, which is not learned anew."""
     size = places.shape[1]
     units = slice(size - NUM_IMAGE_TOKENS, size)
@@ -293,7 +293,7 @@ def align(shop: Workshop, gallery: Gallery) -> None:
     spread = words.targets.std()
     scale = nn.Parameter(8.0 / (spread**2 * recipe.hidden_size))
     bias = nn.Parameter(torch.zeros(len(words.targets)))
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [*connector.linear_1.parameters(), bias], "lr": 2e-3},
         {"params": [*connector.linear_2.parameters()], "lr": 5e-4},
         {"params": [scale], "lr": 5e-2},
