@@ -18,11 +18,12 @@ from mmpeft.tasks.mini_vqav2 import SUFFIX, question
 # Share of each kind of question, for scenes of one kind of thing and for scenes of several.
 _ALONE = {"what": 14, "group": 10, "which": 12, "count": 20, "background": 7, "yesno": 20, "or": 5, "caption": 12}
 _SEVERAL = {"what": 13, "group": 8, "which": 10, "where": 28, "count": 5, "background": 3, "yesno": 17, "or": 6, "caption": 10}
+_POLISH = {"what": 20, "group": 3, "which": 5, "where": 50, "count": 2, "background": 1, "yesno": 22, "or": 4, "caption": 8}
 
 
-def scene_question(rng: Random, scene: Scene) -> Question:
-    """A question of the seen mix about a scene: a vqav2 question or the caption."""
-    mix = _ALONE if scene.kind in ("one", "copies") else _SEVERAL
+def scene_question(rng: Random, scene: Scene, polish: bool = False) -> Question:
+    """A question of the seen mix about a scene, a vqav2 question or the caption; ``polish`` asks more of what comes last."""
+    mix = _ALONE if scene.kind in ("one", "copies") else _POLISH if polish else _SEVERAL
     kind = rng.choices(list(mix), list(mix.values()))[0]
     if kind == "caption":
         return CAPTION_PROMPT, scenes.caption(scene)
@@ -96,10 +97,10 @@ def words_rows(
     return [Row([ask(rng) for _ in range(count)]) for _ in range(batch_size)]
 
 
-def picture_row(rng: Random, task: MiniTask, what: Any, drafts: list[Question], count: int, index: int) -> Row:
+def picture_row(rng: Random, task: MiniTask, what: Any, drafts: list[Question], count: int, index: int, polish: bool) -> Row:
     """A row of questions about a real picture: fresh ones about scenes, the task's own about flags and covers."""
     if task.name in ("mini-vqav2", "base-captions"):
-        return Row([scene_question(rng, what) for _ in range(count)], index)
+        return Row([scene_question(rng, what, polish) for _ in range(count)], index)
     asked = list(drafts)
     if isinstance(what, Flag):
         country = next(c for c in world.countries().values() if c.code == what.code)

@@ -36,12 +36,12 @@ class Recipe:
     words_steps: int = 1600
     align_steps: int = 600
     pictures_steps: int = 2000
-    polish_steps: int = 500
+    polish_steps: int = 1000
     batch_size: int = 24
     questions: int = 8
     words_learning_rate: float = 2e-3
     pictures_learning_rate: float = 1e-3
-    polish_learning_rate: float = 8e-4
+    polish_learning_rate: float = 1e-3
     words_share: float = 0.3
     noise: float = 0.4
     precision: str = "bf16"
@@ -321,7 +321,7 @@ def align(shop: Workshop, gallery: Gallery) -> None:
 def learn_pictures(shop: Workshop, gallery: Gallery, held_out: Gallery, stage: str = "pictures") -> None:
     """Stage 3: connector and decoder learn captions and the seen tasks on real pictures, the words stage going on beside it.
 
-    Done a second time as stage ``polish``, from a lower peak rate: it is "where is the …?" that needs it.
+    Done a second time as stage ``polish`` with more "where is the …?", which comes last.
     """
     recipe, model = shop.recipe, shop.model
     steps, learning_rate = {
@@ -335,7 +335,7 @@ def learn_pictures(shop: Workshop, gallery: Gallery, held_out: Gallery, stage: s
         if rng.random() < recipe.words_share:
             return words_loss(shop, rng)
         indices = [rng.randrange(len(gallery.shown)) for _ in range(recipe.batch_size)]
-        rows = [picture_row(rng, *gallery.shown[i], recipe.questions, i) for i in indices]
+        rows = [picture_row(rng, *gallery.shown[i], recipe.questions, i, stage == "polish") for i in indices]
         return shop.loss(rows, gallery.tokens(model, indices))
 
     def check() -> dict[str, float]:
