@@ -127,7 +127,9 @@ def make(folder: Path, recipe: Recipe | None = None, workers: int = 2, log: Call
     gallery, held_out = hang(make_store(), wanted[:-1]), hang(make_store(), wanted[-1:])
     _stage(bench / "align.safetensors", shop, lambda: align(shop, gallery))
     _stage(bench / "pictures.safetensors", shop, lambda: learn_pictures(shop, gallery, held_out))
-    _stage(bench / "polish.safetensors", shop, lambda: learn_pictures(shop, gallery, held_out, "polish"))
+    for number in range(len(recipe.polish_steps)):
+        kept = bench / f"polish-{number}.safetensors"
+        _stage(kept, shop, partial(learn_pictures, shop, gallery, held_out, number))
     _write(shop, stats, bench, folder)
     measure(folder)
     return folder

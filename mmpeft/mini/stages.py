@@ -36,7 +36,7 @@ class Recipe:
     words_steps: int = 1600
     align_steps: int = 600
     pictures_steps: int = 2000
-    polish_steps: int = 1000
+    polish_steps: tuple[int, ...] = (1000, 600)
     batch_size: int = 24
     questions: int = 8
     words_learning_rate: float = 2e-3
@@ -318,16 +318,15 @@ def align(shop: Workshop, gallery: Gallery) -> None:
             shop.log(row | {"name": round(sum(hits[-50:]) / len(hits[-50:]), 3)})
 
 
-def learn_pictures(shop: Workshop, gallery: Gallery, held_out: Gallery, stage: str = "pictures") -> None:
+def learn_pictures(shop: Workshop, gallery: Gallery, held_out: Gallery, polish: int | None = None) -> None:
     """Stage 3: connector and decoder learn captions and the seen tasks on real pictures, the words stage going on beside it.
 
-    Done a second time as stage ``polish`` with more "where is the …?", which comes last.
+    Then done again as rounds of ``polish`` (their number from 0) with more "where is the …?", which comes last.
     """
     recipe, model = shop.recipe, shop.model
-    steps, learning_rate = {
-        "pictures": (recipe.pictures_steps, recipe.pictures_learning_rate),
-        "polish": (recipe.polish_steps, recipe.polish_learning_rate),
-    }[stage]
+    stage, steps, learning_rate = "pictures", recipe.pictures_steps, recipe.pictures_learning_rate
+    if polish is not None:
+        stage, steps, learning_rate = f"polish-{polish}", recipe.polish_steps[polish], recipe.polish_learning_rate
     rng = Random(f"{stage}:{recipe.seed}")
     pairs = [(what, i) for i, (_, what, _) in enumerate(held_out.shown)]
 
@@ -335,7 +334,7 @@ def learn_pictures(shop: Workshop, gallery: Gallery, held_out: Gallery, stage: s
         if rng.random() < recipe.words_share:
             return words_loss(shop, rng)
         indices = [rng.randrange(len(gallery.shown)) for _ in range(recipe.batch_size)]
-        rows = [picture_row(rng, *gallery.shown[i], recipe.questions, i, stage == "polish") for i in indices]
+        rows = [picture_row(rng, *gallery.shown[i], recipe.questions, i, polish is not None) for i in indices]
         return shop.loss(rows, gallery.tokens(model, indices))
 
     def check() -> dict[str, float]:
