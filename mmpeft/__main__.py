@@ -224,6 +224,23 @@ def _print_audit(found: "Audit") -> None:
 
 
 @app.command()
+def claims(scale: Scale = None, store: StoreFolder = None, as_json: AsJson = False) -> None:
+    """Each claim of the paper with its verdict: supported, contradicted or undecided by the recorded runs."""
+    from mmpeft.ledger import MARKS, counts, judged
+
+    found = judged(scale, None if store is None else str(store))
+    if as_json:
+        _print_json([one.to_dict() for one in found])
+        return
+    table = Table("verdict", "claim", "runs", "scale", box=None, pad_edge=False)
+    for one in found:
+        runs = f"{len(one.run_ids)} of {one.num_planned}"
+        table.add_row(f"{MARKS[one.verdict]} {one.verdict}", one.claim.claim, runs, one.scale)
+    out.print(table)
+    out.print(", ".join(f"{number} {verdict}" for verdict, number in counts(found).items()))
+
+
+@app.command()
 def data(question: QuestionName = None, scale: Scale = None, workers: Workers = None) -> None:
     """Compute the vision features that a question needs (without a name: every question), ahead of its runs.
 

@@ -128,7 +128,7 @@ def variants_of(planned: Sequence[Planned]) -> dict[Variant, tuple[Planned, ...]
     rows: dict[tuple[tuple[str, bool], tuple[tuple[str, Any], ...]], list[Planned]] = {}
     for run in planned:
         name = (run.spec.method.name, run.spec.connector.tuned)
-        rows.setdefault((name, tuple(_settings(run.spec).items())), []).append(run)
+        rows.setdefault((name, tuple(settings_of(run.spec).items())), []).append(run)
     variants = {}
     for (name, settings), runs in rows.items():
         others = [dict(other) for same, other in rows if same == name]
@@ -141,8 +141,8 @@ def variants_of(planned: Sequence[Planned]) -> dict[Variant, tuple[Planned, ...]
     return dict(sorted(variants.items()))
 
 
-def _settings(spec: RunSpec) -> dict[str, Any]:
-    """What makes a variant: the method's fields, its place and how it learns, by the names a reader knows."""
+def settings_of(spec: RunSpec) -> dict[str, Any]:
+    """What makes a variant of a method and a connector: its fields, its place and how it learns, by the names a reader knows."""
     method = {k: v for k, v in spec.method.model_dump().items() if k != "name"}
     rates = {"connector_learning_rate": spec.connector.learning_rate}
     return method | {"location": spec.location} | spec.train.model_dump() | rates

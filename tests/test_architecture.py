@@ -22,14 +22,15 @@ ORDER = (
     *("vision", "features", "models", "batches", "bottleneck", "attach", "train", "evaluate", "contract"),
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "mini.card", "mini.base"),
     *("execute", "pictures", "audit", "doctor"),
-    *("comparison", "report", "paper", "figures", "gallery", "book", "__main__"),
+    *("comparison", "claims", "report", "paper", "ledger", "figures", "gallery", "book", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
 
 PURE = [
     *("errors", "entry", "task", "methods", "registry", "spec", "plan", "leases", "records", "metrics", "stats"),
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),
-    *("execute", "audit", "doctor", "pictures", "__main__", "comparison", "report", "paper", "figures", "gallery", "book"),
+    *("execute", "audit", "doctor", "pictures", "__main__"),
+    *("comparison", "claims", "report", "paper", "ledger", "figures", "gallery", "book"),
 ]
 HEAVY = ("torch", "transformers", "peft", "accelerate")
 

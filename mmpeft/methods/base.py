@@ -21,6 +21,7 @@ class Method(BaseModel, ABC):
         mergeable: Whether the trained weights can be folded into the base weights.
         has_location: Whether attention, mlp or both is a choice; a method without one is always "both".
         tunes_connector: Whether the method is meaningless without a tuned connector.
+        size_field: The field that decides how many parameters are trained; empty if there is none.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -33,6 +34,7 @@ class Method(BaseModel, ABC):
     mergeable: ClassVar[bool] = False
     has_location: ClassVar[bool] = True
     tunes_connector: ClassVar[bool] = False
+    size_field: ClassVar[str] = ""
 
     @abstractmethod
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig | None":

@@ -1,0 +1,192 @@
+"""The claims ledger for readers: verdicts with their intervals, and what the paper's own tables say."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from html import escape
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmpeft.claims import Claim, Judged, Ledger, Outcome, Published, judge, load_ledger, weighed
+from mmpeft.comparison import GROUPS, Results, read
+from mmpeft.errors import MmpeftError
+from mmpeft.paper import published
+from mmpeft.plan import load_question
+from mmpeft.records import Store
+from mmpeft.report import DASH, Prose, Table, listed, percent, to_html
+from mmpeft.tasks import TASKS
+
+MARKS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
+"""A sign beside each verdict, so that no color is needed to tell them apart."""
+
+
+def judged(scale: str | None = None, store: str | None = None, ledger: Ledger | None = None) -> list[Judged]:
+    """Every claim of the ledger with its verdict from recorded runs.
+
+    Args:
+        scale: A scale other than the questions' own.
+        store: A folder of records other than the scale's.
+        ledger: Another ledger than that of ``params/claims.yaml``.
+    """
+
+    @cache
+    def ask(name: str) -> Results:
+        question = load_question(name, scale)
+        return read(question, Store(store or question.store_folder()))
+
+    return judge(ledger or load_ledger(), ask)
+
+
+def counts(found: Sequence[Judged]) -> dict[str, int]:
+    """``{supported, contradicted, undecided}``."""
+    return {verdict: sum(one.verdict == verdict for one in found) for verdict in MARKS}
+
+
+def in_brief(found: Sequence[Judged]) -> Prose:
+    """How many claims stand, fall and stay open, and which fall."""
+    by = counts(found)
+    text = f"Of {len(found)} claims of the paper, {by['supported']} are supported by our runs"
+    text += f", {by['contradicted']} contradicted, and {by['undecided']} stay undecided."
+    fallen = [one.claim.claim.rstrip(".") for one in found if one.verdict == "contradicted"]
+    return Prose(f"{text} Contradicted: {'; '.join(fallen)}." if fallen else text)
+
+
+def said(found: Sequence[Judged], claim_id: str) -> Prose:
+    """A claim with its verdict in one sentence, for a page that leans on it.
+
+    Raises:
+        MmpeftError: The ledger has no such claim.
+    """
+    one = next((one for one in found if one.claim.id == claim_id), None)
+    if one is None:
+        raise MmpeftError(f"claim {claim_id}: not in the ledger; there are {listed(one.claim.id for one in found)}.")
+    runs = f"{len(one.run_ids)} of {one.num_planned} runs, scale {one.scale}"
+    return Prose(f"«{one.claim.claim}» {one.verdict.capitalize()} ({runs}).")
+
+
+def verdict_table(found: Sequence[Judged]) -> Table:
+    """The ledger: a row a claim with verdict, the decisive contrast and its interval, runs, and the page that has them."""
+    rows = [
+        {
+            "verdict": one.verdict,
+            "claim": one.claim.claim,
+            "where": one.claim.where,
+            "interval": _interval(one.decisive, one.claim),
+            "contrast": one.decisive.name,
+            "runs": f"{len(one.run_ids)} of {one.num_planned}",
+            "page": one.claim.question,
+        }
+        for one in found
+    ]
+    frame = pd.DataFrame(rows, index=[one.claim.id for one in found])
+    shown = frame.assign(
+        verdict=[f"<b>{MARKS[verdict]} {verdict}</b>" for verdict in frame["verdict"]],
+        claim=[
+            f"{escape(claim)}<small>{escape(where)}</small>" for claim, where in zip(frame["claim"], frame["where"], strict=True)
+        ],
+        interval=[
+            f"{number}<small>{escape(name)}</small>" for number, name in zip(frame["interval"], frame["contrast"], strict=True)
+        ],
+        page=[f'<a href="{name}.html">{name}</a>' for name in frame["page"]],
+    )
+    names = {"interval": "the contrast that says least for it"}
+    return Table(frame, to_html(shown.drop(columns=["where", "contrast"]).rename(columns=names), index=False))
+
+
+def _interval(outcome: Outcome, claim: Claim) -> str:
+    if outcome.mean is None or outcome.low is None or outcome.high is None:
+        return DASH
+    if any(contrast.measure == "seed_sd" for contrast in claim.contrasts):
+        ratio, low, high = (math.exp(value) if value < 50 else math.inf for value in (outcome.mean, outcome.low, outcome.high))
+        return f"ratio {ratio:.2f} ({low:.2f} to {high:.2f})"
+    return f"{percent(outcome.mean, sign=True)} points ({percent(outcome.low, sign=True)} to {percent(outcome.high, sign=True)})"
+
+
+def contrast_table(one: Judged) -> Table:
+    """All contrasts of a claim."""
+    frame = pd.DataFrame([vars(outcome) for outcome in one.outcomes])
+    shown = [(escape(o.name), _interval(o, one.claim), f"{MARKS[o.verdict]} {o.verdict}") for o in one.outcomes]
+    return Table(frame, to_html(pd.DataFrame(shown, columns=["contrast", "difference", "verdict"]), index=False))
+
+
+# --------------------------------------------------------------------------------------------------
+# The paper against itself
+# --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A claim in one place of the paper's tables.
+
+    Attributes:
+        name: Where: a model, a method …
+        difference: Of the printed averages, in fractions.
+        holds: Whether it has the sign that the claim says.
+    """
+
+    name: str
+    difference: float
+    holds: bool
+
+
+def cases(contrast: Published, margin: float) -> list[Case]:
+    """Every place of the paper's tables where a claim can be read off; rows with unreadable cells are left out."""
+    table = published().query("table == @contrast.table")
+    found = []
+    for values in product(*(dict.fromkeys(table[column]) for column in contrast.by)):
+        here = table[np.logical_and.reduce([table[c] == v for c, v in zip(contrast.by, values, strict=True)])]
+        plus = _averages(here, contrast.plus, contrast.over)
+        minus = _others(here, contrast) if isinstance(contrast.minus, str) else _averages(here, contrast.minus, contrast.over)
+        if not plus or not minus:
+            continue
+        pick: Callable[[Sequence[float]], float] = min if contrast.minus == "worst" else max
+        difference = pick(plus) - pick(minus)
+        holds = weighed(contrast.expect, difference, difference, margin if contrast.expect == "near" else 0.0) == "supported"
+        found.append(Case(", ".join(map(str, values)), difference, holds))
+    return found
+
+
+def _averages(table: pd.DataFrame, row: Mapping[str, Any], over: str) -> list[float]:
+    """The averages (fractions) of the printed rows with these values."""
+    for column, value in row.items():
+        table = table[table[column] == value]
+    columns = [
+        task.column
+        for task in TASKS.values()
+        if over in ("all", task.column) or (over in GROUPS and task.seen == (over == "seen"))
+    ]
+    keys = ["model", "method", "connector", "location", "method_size", "train_examples"]
+    wide = table.pivot_table(index=keys, columns="dataset", values="value", aggfunc="first").reindex(columns=columns)
+    return [float(value) / 100 for value in wide.dropna().mean(axis=1)]
+
+
+def _others(table: pd.DataFrame, contrast: Published) -> list[float]:
+    mine = contrast.plus["method"]
+    return [
+        value for name in table["method"].unique() if name != mine for value in _averages(table, {"method": name}, contrast.over)
+    ]
+
+
+def paper_table(ledger: Ledger) -> Table:
+    """The paper against itself: in how many places its own legible tables bear a claim out, and where they do not."""
+    rows = []
+    for claim in ledger.claims:
+        if claim.published is None:
+            continue
+        found = cases(claim.published, ledger.margin)
+        against = [f"{case.name} ({percent(case.difference, sign=True)})" for case in found if not case.holds]
+        rows.append(
+            {
+                "claim": claim.claim,
+                "table": claim.published.table,
+                "legible places": len(found),
+                "borne out in": len(found) - len(against),
+                "not in (points)": "; ".join(against) or DASH,
+            }
+        )
+    frame = pd.DataFrame(rows)
+    return Table(frame, to_html(frame.map(lambda value: escape(str(value))), index=False))

@@ -1,0 +1,292 @@
+"""A claim's verdict follows from the runs and the rule, and from nothing else."""
+
+import math
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fixture_records import NUM_EXAMPLES, Rule, by_size, fill, question
+
+from mmpeft import comparison, ledger
+from mmpeft.claims import Claim, Judged, Ledger, chosen, described, judge, load_ledger, ruled, weighed
+from mmpeft.comparison import Results
+from mmpeft.errors import MmpeftError
+from mmpeft.records import Store
+from mmpeft.spec import RunSpec, parse
+from mmpeft.stats import Estimate
+from mmpeft.tasks import TASKS
+
+TUNED_OVER_FROZEN = {
+    "each": ["lora", "ia3", "adapter", "prefix"],
+    "plus": {"connector": "tuned"},
+    "minus": {"connector": "frozen"},
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_draws() -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmpeft.claims.NUM_DRAWS", 300)
+        patch.setattr(comparison, "NUM_DRAWS", 300)
+        yield patch
+
+
+def results(folder: Path, rule: Rule = by_size, **options: Any) -> Results:
+    asked = question(**options.pop("changes", {}))
+    return comparison.read(asked, fill(Store(folder), asked.planned(), rule, **options))
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    return results(tmp_path_factory.mktemp("complete"))
+
+
+def claim(*contrasts: dict[str, Any], rule: str = "all") -> Claim:
+    fields = {
+        "id": "x",
+        "claim": "It is so.",
+        "where": "section 1",
+        "question": "method",
+        "rule": rule,
+        "contrasts": list(contrasts),
+    }
+    return parse(Claim, fields)
+
+
+def verdict(found: Results, one: Claim, margin: float = 0.02) -> Judged:
+    return judge(Ledger(margin=margin, claims=[one]), lambda _: found)[0]
+
+
+@pytest.mark.parametrize(
+    ("expect", "low", "high", "expected"),
+    [
+        ("above", 0.01, 0.05, "supported"),
+        ("above", -0.05, -0.01, "contradicted"),
+        ("above", -0.01, 0.05, "undecided"),
+        ("above", -0.01, 0.01, "contradicted"),
+        ("above", 0.001, 0.015, "contradicted"),
+        ("below", -0.05, -0.01, "supported"),
+        ("below", 0.01, 0.05, "contradicted"),
+        ("near", -0.01, 0.015, "supported"),
+        ("near", 0.03, 0.05, "contradicted"),
+        ("near", -0.05, -0.03, "contradicted"),
+        ("near", 0.01, 0.05, "undecided"),
+    ],
+)
+def test_a_contrast_is_weighed_by_its_interval(expect: str, low: float, high: float, expected: str) -> None:
+    assert weighed(expect, low, high, margin=0.02) == expected
+
+
+def test_all_needs_every_contrast_and_most_more_than_half() -> None:
+    yes, no, open_ = "supported", "contradicted", "undecided"
+    assert ruled("all", [yes, yes]) == yes and ruled("all", [yes, open_]) == open_ and ruled("all", [yes, no]) == no
+    assert ruled("most", [yes, yes, no]) == yes and ruled("most", [yes, no]) == open_ and ruled("most", [no, no, yes]) == no
+
+
+def test_what_the_runs_show_is_supported_and_its_opposite_contradicted(complete: Results) -> None:
+    unseen = claim({**TUNED_OVER_FROZEN, "over": "unseen", "expect": "above"})
+    found = verdict(complete, unseen)
+    assert found.verdict == "supported" and len(found.outcomes) == 4
+    assert len(found.run_ids) == found.num_planned == 4 * 2 * 5 * 3
+    opposite = claim({**TUNED_OVER_FROZEN, "over": "unseen", "expect": "below"})
+    assert verdict(complete, opposite).verdict == "contradicted"
+    seen = claim({**TUNED_OVER_FROZEN, "over": "seen", "expect": "near"})
+    assert verdict(complete, seen).verdict == "supported"
+
+
+def test_a_contrast_of_two_rows_is_their_paired_difference(complete: Results) -> None:
+    one = claim(
+        {
+            "plus": {"method": "lora", "connector": "tuned"},
+            "minus": {"method": "ia3", "connector": "tuned"},
+            "over": "all",
+            "expect": "above",
+        }
+    )
+    outcome = verdict(complete, one).outcomes[0]
+    a, b = (comparison.find(complete, label, "tuned") for label in ("LoRA", "(IA)³"))
+    assert a and b
+    by_task = [complete.scores[a][task].scores.mean() - complete.scores[b][task].scores.mean() for task in complete.tasks()]
+    assert outcome.mean == pytest.approx(np.mean(by_task))
+    assert outcome.low is not None and outcome.low < np.mean(by_task) < outcome.high  # type: ignore[operator]
+
+
+def test_a_difference_of_differences_over_two_groups_is_the_sum_of_their_averages(complete: Results) -> None:
+    one = claim(
+        {
+            "plus": [
+                {"method": "lora", "connector": "tuned", "over": "unseen"},
+                {"method": "lora", "connector": "frozen", "over": "seen"},
+            ],
+            "minus": [
+                {"method": "lora", "connector": "frozen", "over": "unseen"},
+                {"method": "lora", "connector": "tuned", "over": "seen"},
+            ],
+            "expect": "above",
+        }
+    )
+    outcome = verdict(complete, one).outcomes[0]
+    tuned, frozen = (comparison.find(complete, "LoRA", connector) for connector in ("tuned", "frozen"))
+    assert tuned and frozen
+    gains = {g: comparison.gain(complete, tuned, frozen, g) for g in ("unseen", "seen")}
+    assert all(isinstance(e, Estimate) for e in gains.values())
+    assert outcome.mean == pytest.approx(gains["unseen"].mean - gains["seen"].mean)  # type: ignore[union-attr]
+
+
+def test_the_base_without_training_stands_against_every_seed(complete: Results) -> None:
+    one = claim(
+        {"plus": {"method": "full", "connector": "tuned"}, "minus": {"method": "zero-shot"}, "over": "unseen", "expect": "above"}
+    )
+    assert verdict(complete, one).verdict == "supported"
+
+
+def test_more_contrasts_ask_for_wider_intervals(complete: Results) -> None:
+    pair = {
+        "plus": {"method": "lora", "connector": "tuned"},
+        "minus": {"method": "lora", "connector": "frozen"},
+        "over": "unseen",
+    }
+    alone = verdict(complete, claim({**pair, "expect": "above"})).outcomes[0]
+    among = verdict(complete, claim(*[{**pair, "expect": "above"}] * 8)).outcomes[0]
+    assert alone.low is not None and among.low is not None and among.low < alone.low
+
+
+def test_a_claim_without_its_runs_is_undecided(tmp_path: Path) -> None:
+    found = verdict(results(tmp_path, missing=1.0), claim({**TUNED_OVER_FROZEN, "over": "unseen", "expect": "above"}))
+    assert found.verdict == "undecided" and found.run_ids == () and found.num_planned == 120
+    assert found.to_dict()["interval"] is None
+
+
+def wobbling(spec: RunSpec) -> float:
+    """Prefix swings from seed to seed, LoRA hardly does."""
+    width = {"prefix": 0.08, "lora": 0.01}.get(spec.method.name, 0.03)
+    return 0.5 + width * (-1) ** spec.seed * (1 + 0.1 * spec.seed)
+
+
+def test_spreads_over_seeds_are_compared_as_a_ratio(tmp_path: Path) -> None:
+    found = results(tmp_path, wobbling, changes={"seeds": list(range(10))})
+    steady = {
+        "measure": "seed_sd",
+        "plus": {"method": "lora", "connector": "frozen"},
+        "minus": {"method": "prefix", "connector": "frozen"},
+    }
+    one = verdict(found, claim({**steady, "over": "ScienceQA", "expect": "below"}))
+    assert one.verdict == "supported"
+    outcome = one.outcomes[0]
+    variants = [comparison.find(found, label, "frozen") for label in ("LoRA", "Prefix")]
+    sds = [found.scores[v]["mini-scienceqa"].scores.mean(1).std(ddof=1) for v in variants if v]
+    assert outcome.mean == pytest.approx(math.log(sds[0] / sds[1]))
+    both = claim({**steady, "over": "unseen", "expect": "below"})
+    with pytest.raises(MmpeftError, match="one column"):
+        verdict(found, both)
+
+
+def test_ranks_choose_among_the_sizes_of_a_question(tmp_path: Path) -> None:
+    variants = [{"method": {"name": "lora", "r": r}} for r in (2, 4, 8)]
+    found = results(tmp_path, changes={"variants": variants, "tasks": ["mini-okvqa", "mini-scienceqa"]})
+    one = claim(
+        {"plus": {"method": "lora", "size": "largest"}, "minus": {"method": "lora", "size": "smallest"}, "expect": "above"}
+    )
+    sizes = [
+        found.variants[v][0].spec.method.r
+        for word in ("smallest", "middle", "largest")
+        for v in chosen(one, found, {"size": word})
+    ]  # type: ignore[union-attr]
+    assert sizes == [2, 4, 8]
+    assert verdict(found, one).verdict == "contradicted"  # the fixture knows no sizes: the difference is none
+
+
+def test_draws_of_the_subset_are_pooled(tmp_path: Path) -> None:
+    variants = [{"method": {"name": "lora"}, "train": {"subset_seed": draw}} for draw in (0, 1)] + [{"method": {"name": "ia3"}}]
+    found = results(tmp_path, changes={"variants": variants, "tasks": ["mini-okvqa"]})
+    assert len(chosen(claim({"plus": {}, "minus": {}, "expect": "near"}), found, {"method": "lora"})) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"method": "lora"}, ["fits 2 rows", "connector"]),
+        ({"method": "lora", "connector": "tuned", "r": 3}, ["no such row"]),
+        ({"method": "lora", "conector": "tuned"}, ["setting 'conector'", "Did you mean 'connector'?"]),
+    ],
+)
+def test_a_row_that_is_not_there_or_not_one_is_refused(complete: Results, row: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(MmpeftError) as error:
+        verdict(complete, claim({"plus": row, "minus": {"method": "zero-shot"}, "expect": "above"}))
+    assert all(word in str(error.value) for word in ["claim x", *words])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"expect": "higher"}, ["expect", "above"]),
+        ({"each": ["lorra"]}, ["'lorra'", "Did you mean 'lora'?"]),
+        ({"minsu": {}}, ["minsu", "minus"]),
+    ],
+)
+def test_a_wrong_field_of_a_claim_is_named(change: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(MmpeftError) as error:
+        claim({**TUNED_OVER_FROZEN, "over": "unseen", "expect": "above", **change})
+    assert all(word in str(error.value) for word in words)
+
+
+def test_a_column_that_is_not_there_is_refused(complete: Results) -> None:
+    with pytest.raises(MmpeftError, match="Did you mean 'OKVQA'"):
+        verdict(complete, claim({**TUNED_OVER_FROZEN, "over": "OKVQ", "expect": "above"}))
+
+
+def test_a_contrast_reads_as_words() -> None:
+    (first, *_) = claim({**TUNED_OVER_FROZEN, "over": "unseen", "expect": "above"}).spread()
+    assert described(first) == "LoRA, connector tuned − LoRA, connector frozen (unseen)"
+
+
+# The shipped ledger
+
+
+@cache
+def shipped() -> Ledger:
+    return load_ledger()
+
+
+def test_the_ledger_holds_at_least_fifteen_claims_each_with_its_place() -> None:
+    assert len(shipped().claims) >= 15
+    assert all(claim.where and claim.claim.endswith((".", ")")) for claim in shipped().claims)
+
+
+def test_every_claim_finds_its_rows_in_its_question(tmp_path: Path) -> None:
+    from mmpeft.plan import load_question, questions
+
+    asked = {one.question for one in shipped().claims}
+    assert asked <= set(questions())
+    empty = {name: comparison.read(load_question(name), Store(tmp_path)) for name in asked}
+    found = judge(shipped(), empty.__getitem__)
+    assert {one.verdict for one in found} == {"undecided"} and all(one.num_planned for one in found)
+
+
+def test_the_paper_against_itself_counts_what_can_be_read() -> None:
+    by = {one.id: one for one in shipped().claims if one.published}
+    best = by["adapter-best"].published
+    assert best
+    cases = {case.name: case for case in ledger.cases(best, 0.02)}
+    # Table 1, printed averages: Qwen-VL-Chat Adapter 77.3 against LoRA 77.0; 13B LoRA 78.3 and (IA)³ 78.5 against Adapter 77.7.
+    assert cases["Qwen-VL-Chat"].holds and not cases["LLaVA-1.5-13B"].holds and not cases["ShareGPT4V-7B"].holds
+    assert cases["LLaVA-1.5-13B"].difference == pytest.approx(0.777 - 0.785, abs=0.001)
+
+
+def test_tables_and_sentences_say_the_verdicts(complete: Results) -> None:
+    found = [verdict(complete, claim({**TUNED_OVER_FROZEN, "over": "unseen", "expect": expect})) for expect in ("above", "below")]
+    assert ledger.counts(found) == {"supported": 1, "contradicted": 1, "undecided": 0}
+    assert "Of 2 claims of the paper, 1 are supported" in ledger.in_brief(found)
+    assert "Supported (120 of 120 runs, scale tiny)" in ledger.said(found, "x")
+    table = ledger.verdict_table(found)
+    assert table.frame["verdict"].tolist() == ["supported", "contradicted"] and "✗ contradicted" in table.html
+    assert len(ledger.contrast_table(found[0]).frame) == 4
+    with pytest.raises(MmpeftError, match="not in the ledger"):
+        ledger.said(found, "y")
+    assert len(ledger.paper_table(shipped()).frame) >= 5
+
+
+def test_the_fixture_has_enough_items_for_intervals() -> None:
+    assert NUM_EXAMPLES >= 50 and len(TASKS) >= 8
