@@ -17,14 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mmpeft.errors import MmpeftError, unknown
-from mmpeft.plan import Question, load_question, params_folder, project_root, read_yaml, scale_file
+from mmpeft.plan import Question, load_question, params_folder, project_root, questions, read_yaml, scale_file
 from mmpeft.registry import DATA
-
-QUESTIONS = ("method", "learning_rate")
-"""Notebooks that answer a question of params/ from records."""
-
-LESSONS = ("lesson_lora", "lesson_adapter", "tasks")
-"""Notebooks that need no records."""
 
 TIMEOUT_SECONDS = 1800
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -107,7 +101,7 @@ def _literals(path: Path) -> dict[str, Any]:
     import nbformat
 
     cells = nbformat.read(path, as_version=4).cells
-    source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ()))
+    source = next((cell.source for cell in cells if "parameters" in cell.metadata.get("tags", ())), "")
     lines = [line for line in ast.parse(source).body if isinstance(line, ast.Assign)]
     return {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in lines}
 
@@ -203,28 +197,38 @@ def build(
         MmpeftError: A notebook failed, or the build gave a warning.
     """
     place = Path(folder) if folder else root() / "book"
-    with _steps(len(QUESTIONS) + len(LESSONS) + 1 if execute else 1) as step:
-        if execute:
-            for name in (*LESSONS, *QUESTIONS):
-                step(f"notebook {name}")
-                files, overrides = _question(name, store, scale) if name in QUESTIONS else ([], {})
-                notebook(name, files, place / "_executed" / f"{name}.ipynb", overrides)
+    names = pages() if execute else []
+    with _steps(len(names) + 1) as step:
+        for name in names:
+            step(f"notebook {name}")
+            notebook(name, *_given(name, store, scale, place / "_executed" / f"{name}.ipynb"))
         step("pages")
         _write_model_page(place / "_executed" / "model.md")
         return _pages(place)
 
 
-def _question(name: str, store: str | Path | None, scale: str | None) -> tuple[list[Path], dict[str, Any]]:
-    """The parameter files of a question, and that the book only reads records, unless they are temporary."""
+def pages() -> list[str]:
+    """The notebooks that are pages of the book, in the order of its table of contents."""
+    contents = read_yaml(root() / "book" / "_toc.yml")
+    files = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
+    names = [Path(file).name for file in files if file.startswith("_executed/")]
+    return [name for name in names if name in notebooks()]
+
+
+def _given(name: str, store: str | Path | None, scale: str | None, out: Path) -> tuple[list[Path], Path, dict[str, Any]]:
+    """Parameter files, place and overrides of a page: where the records are, and that a question only reads them, unless they
+    are temporary."""
+    at = {"store": str(Path(store).resolve()) if store is not None else None, "scale": scale}
+    if name not in questions():
+        known = _literals(root() / "notebooks" / f"{name}.ipynb")
+        return [], out, {key: value for key, value in at.items() if value is not None and key in known}
     files = [params_folder() / f"{name}.yaml"]
     if scale and scale != load_question(name).scale:
         files.append(scale_file(scale))
-    overrides: dict[str, Any] = {}
-    if store is not None:
-        overrides["store"] = str(Path(store).resolve())
+    overrides: dict[str, Any] = {} if at["store"] is None else {"store": at["store"]}
     if store is not None or Question.load(*files).store:
         overrides["allow_runs"] = False
-    return files, overrides
+    return files, out, overrides
 
 
 def _pages(place: Path) -> Path:

@@ -41,6 +41,10 @@ POOLED = ("subset_seed",)
 """Settings whose values are pooled like seeds: which subset was drawn."""
 
 
+class NoSuchRow(MmpeftError):
+    """A question has no row, or no single row, of the settings that a claim names."""
+
+
 class Contrast(Part):
     """Scores of the rows in ``plus`` minus those of the rows in ``minus``.
 
@@ -233,17 +237,28 @@ class Judged:
         }
 
 
-def judge(ledger: Ledger, ask: Callable[[str], Results]) -> list[Judged]:
+def judge(ledger: Ledger, ask: Callable[[str], Results], *, strict: bool = True) -> list[Judged]:
     """Every claim with its verdict.
 
     Args:
         ledger: From :func:`load_ledger`.
         ask: The results of the question of a name.
+        strict: False leaves a claim undecided whose rows its question does not have, as at a scale with other sizes.
 
     Raises:
-        MmpeftError: A contrast names a row that its question does not have, or several at once.
+        NoSuchRow: A contrast names a row that its question does not have, or several at once.
     """
-    return [_judged(claim, ask(claim.question), ledger.margin) for claim in ledger.claims]
+    found = []
+    for claim in ledger.claims:
+        results = ask(claim.question)
+        try:
+            found.append(_judged(claim, results, ledger.margin))
+        except NoSuchRow as error:
+            if strict:
+                raise
+            outcome = Outcome(f"not at this scale: {error}", "undecided")
+            found.append(Judged(claim, "undecided", (outcome,), results.question.scale, (), 0))
+    return found
 
 
 def _judged(claim: Claim, results: Results, margin: float) -> Judged:
@@ -366,7 +381,7 @@ def _tasks(results: Results, over: str) -> list[str]:
     named = [task for task in results.tasks() if TASKS[task].column == over]
     if not named:
         columns = [TASKS[task].column for task in results.tasks()]
-        raise unknown("over", over, [*GROUPS, "all", *columns])
+        raise NoSuchRow(str(unknown("over", over, [*GROUPS, "all", *columns])))
     return named
 
 
@@ -374,24 +389,24 @@ def chosen(claim: Claim, results: Results, row: Row) -> list[Variant]:
     """The variants of a question that a row's settings fit; several only if they differ in what is pooled.
 
     Raises:
-        MmpeftError: None fits, or several that differ in other settings.
+        NoSuchRow: None fits, or several that differ in other settings.
     """
     known = {variant: _known(planned[0].spec) for variant, planned in results.variants.items()}
     wanted = {name: value for name, value in row.items() if name != "over"}
     where = f"claim {claim.id}, row {row}"
     for name in wanted:
         if not any(name in settings for settings in known.values()):
-            raise MmpeftError(f"{where}: {unknown('setting', name, next(iter(known.values())))}")
+            raise NoSuchRow(f"{where}: {unknown('setting', name, next(iter(known.values())))}")
     left = [v for v in known if all(_fits(known[v].get(name), value) for name, value in wanted.items())]
     for name, word in wanted.items():
         if word in RANKS and left:
             value = RANKS[word](sorted({known[v][name] for v in left}))
             left = [v for v in left if known[v][name] == value]
     if not left:
-        raise MmpeftError(f"{where}: the question {results.question.question} has no such row.")
+        raise NoSuchRow(f"{where}: the question {results.question.question} has no such row.")
     differing = {name for name in known[left[0]] for v in left if known[v].get(name) != known[left[0]].get(name)}
     if differing - set(POOLED):
-        raise MmpeftError(f"{where}: fits {len(left)} rows, which differ in {', '.join(sorted(differing))}; say which.")
+        raise NoSuchRow(f"{where}: fits {len(left)} rows, which differ in {', '.join(sorted(differing))}; say which.")
     return left
 
 

@@ -38,7 +38,7 @@ def judged(scale: str | None = None, store: str | None = None, ledger: Ledger | 
         question = load_question(name, scale)
         return read(question, Store(store or question.store_folder()))
 
-    return judge(ledger or load_ledger(), ask)
+    return judge(ledger or load_ledger(), ask, strict=scale is None)
 
 
 def counts(found: Sequence[Judged]) -> dict[str, int]:
@@ -111,6 +111,25 @@ def contrast_table(one: Judged) -> Table:
     frame = pd.DataFrame([vars(outcome) for outcome in one.outcomes])
     shown = [(escape(o.name), _interval(o, one.claim), f"{MARKS[o.verdict]} {o.verdict}") for o in one.outcomes]
     return Table(frame, to_html(pd.DataFrame(shown, columns=["contrast", "difference", "verdict"]), index=False))
+
+
+def details(found: Sequence[Judged]) -> Table:
+    """Every claim with all of its contrasts, its rule, its runs and its page, each in a fold of its own."""
+    rows = [(one.claim.id, one.verdict, len(one.run_ids), one.num_planned, one.scale) for one in found]
+    frame = pd.DataFrame(rows, columns=["claim", "verdict", "runs", "planned", "scale"])
+    return Table(frame, "".join(_fold(one) for one in found))
+
+
+def _fold(one: Judged) -> str:
+    claim = one.claim
+    runs = f"{len(one.run_ids)} of {one.num_planned} runs, scale {one.scale}"
+    rule = {"all": "Every contrast must hold.", "most": "More than half of the contrasts must hold."}[claim.rule]
+    ids = f"<details><summary>run ids</summary><code>{' '.join(one.run_ids)}</code></details>" if one.run_ids else ""
+    return (
+        f'<details id="{claim.id}"><summary><b>{MARKS[one.verdict]} {one.verdict}</b> {escape(claim.claim)}</summary>'
+        f"<p>{escape(claim.where)}. {rule} {runs}, shown on <a href=\"{claim.question}.html\">{claim.question}</a>.</p>"
+        f"{contrast_table(one).html}{ids}</details>"
+    )
 
 
 # --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import yaml
 from fixture_records import fill
 
 from mmpeft import book
-from mmpeft.plan import Question
+from mmpeft.plan import Question, questions
 from mmpeft.records import Store
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -34,7 +34,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("book")
     folder, store = place / "book", Store(place / "store")
     shutil.copytree("book", folder, ignore=shutil.ignore_patterns("_build", "_executed"))
-    for name in book.QUESTIONS:
+    for name in questions():
         asked = Question.load(f"params/{name}.yaml", "params/scales/smoke.yaml")
         fill(store, asked.planned(), missing=0.3 if name == "learning_rate" else 0.0, failed=0.2)
     return book.build(store.path, scale="smoke", folder=folder).parent

@@ -13,7 +13,7 @@ import yaml
 
 from mmpeft import book
 from mmpeft.errors import MmpeftError
-from mmpeft.plan import Question
+from mmpeft.plan import Question, questions
 
 NAMES = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
 SMOKE = [Path("params/method.yaml"), Path("params/scales/smoke.yaml")]
@@ -28,7 +28,7 @@ def sources(name: str, cell_type: str) -> list[str]:
 
 
 def test_the_book_knows_every_notebook() -> None:
-    assert sorted((*book.QUESTIONS, *book.LESSONS)) == NAMES
+    assert sorted(book.pages()) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,12 +54,12 @@ def test_notebooks_have_one_cell_of_literal_parameters(name: str) -> None:
         ast.literal_eval(line.value)
 
 
-@pytest.mark.parametrize("name", book.QUESTIONS)
+@pytest.mark.parametrize("name", questions())
 def test_no_result_is_typed_into_prose(name: str) -> None:
     assert not [text for text in sources(name, "markdown") if re.search(r"\d[\d.]*\s*(%|points)|\d\.\d+ ", text)]
 
 
-@pytest.mark.parametrize("name", book.QUESTIONS)
+@pytest.mark.parametrize("name", questions())
 def test_a_questions_cell_and_its_file_say_the_same(name: str) -> None:
     parameters = papermill.inspect_notebook(f"notebooks/{name}.ipynb")
     assert set(parameters) == set(Question.model_fields)
