@@ -216,9 +216,7 @@ def pages() -> list[str]:
 
 
 def _given(name: str, store: str | Path | None, scale: str | None, out: Path) -> tuple[list[Path], Path, dict[str, Any]]:
-    """Parameter files, place and overrides of a page: where the records are, and that a question only reads them, unless they
-    are temporary.
-    """
+    """Parameter files, place and overrides of a page. A question only reads its records, unless they are temporary."""
     at = {"store": str(Path(store).resolve()) if store is not None else None, "scale": scale}
     if name not in questions():
         known = _literals(root() / "notebooks" / f"{name}.ipynb")
