@@ -73,7 +73,7 @@ def _named(names: Sequence[Any]) -> pd.Index:
 def sizes_table(results: Results) -> Table:
     """A row for each method and size: its parameters, and the two averages; the base first if it is in the plan."""
     rows, shown = {}, {}
-    for variant in results.variants:
+    for variant in sorted(results.variants, key=lambda row: (row.rank, spec_of(results, row).method.size or 0)):
         spec = spec_of(results, variant)
         size = f"{spec.method.size_field} {spec.method.size}" if spec.method.size_field else DASH
         count = method_parameters(results, variant)

@@ -90,15 +90,16 @@ def control(results: Results, label: str, group: str) -> Prose:
     beside, alone, more, adds = (effect(results, label, name, group) for name in names)
     if not (beside and alone and more and adds):
         return Prose(f"What the connector does for {label} on the {group} tasks is not known yet: a row of it has no run.")
-    text = f"On the {group} tasks {label} gains {with_interval(beside, sign=True)} from a tuned connector{_relative(results, label, group)}; "
+    text = f"On the {group} tasks {label} gains {with_interval(beside, sign=True)} from a tuned connector"
+    text += f"{_relative(results, label, group)}; "
     text += f"the connector trained alone gains {with_interval(alone, sign=True)} over the base. "
+    text += f"{label} with a tuned connector, compared with the connector alone: {with_interval(adds, sign=True)}. "
     if adds.low > 0:
-        text += f"{label} with a tuned connector is {with_interval(adds, sign=True)} above the connector alone: it adds something of its own."
+        text += "So the method adds something of its own."
     elif adds.high < 0:
-        text += f"{label} with a tuned connector is {with_interval(adds, sign=True)} from the connector alone, so the connector does better by itself."
+        text += "So the connector does better by itself."
     else:
-        text += f"{label} with a tuned connector cannot be told apart from the connector alone ({with_interval(adds, sign=True)}): "
-        text += "the score is the connector's."
+        text += "So the score may be the connector's alone."
     sides = {"more": more.low > 0, "less": more.high < 0}
     said = next((word for word, holds in sides.items() if holds), "neither more nor less, as far as these runs can see,")
     return Prose(f"{text} The connector brings {said} beside {label} than it does alone ({with_interval(more, sign=True)}).")

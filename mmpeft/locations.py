@@ -13,6 +13,7 @@ from mmpeft.curve_report import framed, groups_of, name_of
 from mmpeft.curves import Line, Point, level, method_parameters, spec_of, step
 from mmpeft.entry import Location
 from mmpeft.report import DASH, Prose, Table, cell, listed, with_interval
+from mmpeft.stats import Estimate
 
 Family = dict[str, dict[str, Variant]]
 """For each method's name the row at each location."""
@@ -106,7 +107,7 @@ def best_location(results: Results, family: str, group: str) -> Prose:
     return Prose(f"On the {group} tasks, {_words(family)}, the highest average is, for {'; for '.join(told)}.")
 
 
-def _lead(results, by_place, best, place, group):  # type: ignore[no-untyped-def]
+def _lead(results: Results, by_place: Mapping[str, Variant], best: str, place: str, group: str) -> Estimate | None:
     return step(results, Point(0.0, (by_place[place],)), Point(0.0, (by_place[best],)), group)
 
 

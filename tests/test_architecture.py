@@ -22,7 +22,8 @@ ORDER = (
     *("vision", "features", "models", "batches", "bottleneck", "attach", "train", "evaluate", "contract"),
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "mini.card", "mini.base"),
     *("execute", "pictures", "audit", "doctor"),
-    *("comparison", "report", "paper", "figures", "gallery", "book", "__main__"),
+    *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
+    *("figures", "sweep_figures", "gallery", "book", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
 
@@ -30,6 +31,7 @@ PURE = [
     *("errors", "entry", "task", "methods", "registry", "spec", "plan", "leases", "records", "metrics", "stats"),
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),
     *("execute", "audit", "doctor", "pictures", "__main__", "comparison", "report", "paper", "figures", "gallery", "book"),
+    *("curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps", "sweep_figures"),
 ]
 HEAVY = ("torch", "transformers", "peft", "accelerate")
 
