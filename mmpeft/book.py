@@ -23,7 +23,7 @@ from mmpeft.registry import DATA
 QUESTIONS = ("method", "learning_rate")
 """Notebooks that answer a question of params/ from records."""
 
-LESSONS = ("lesson_lora", "lesson_adapter", "tasks")
+LESSONS = ("lesson_lora", "lesson_adapter", "lesson_intervals", "tasks")
 """Notebooks that need no records."""
 
 TIMEOUT_SECONDS = 1800

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -161,4 +162,46 @@ def plot_learning_rates(results: Results) -> Picture:
         panel.set_xlabel("learning rate (log scale)")
     for panel in panels[::columns]:
         panel.set_ylabel(f"{results.question.split} score (%)")
+    return figure
+
+
+def plot_coverage(table: pd.DataFrame) -> Picture:
+    """How often each kind of interval holds the truth, and how wide it is, against the number of seeds.
+
+    Args:
+        table: From :func:`mmpeft.simulate.coverage`.
+    """
+    figure, panels = _panels(2, 3.8)
+    looks = (("--", "s"), (":", "^"), ("-", "o"))  # no colors: a color is a method
+    for (name, rows), (dash, mark) in zip(table.groupby("interval", sort=False), looks, strict=True):
+        look: dict[str, Any] = {"color": "0.15", "linestyle": dash, "marker": mark, "linewidth": 2.2}
+        panels[0].errorbar(rows["num_seeds"], 100 * rows["coverage"], 100 * rows["margin"], label=name, **look)
+        panels[1].plot(rows["num_seeds"], 100 * rows["width"], **look)
+    panels[0].axhline(95, color="0.35", linewidth=1.2, zorder=1)
+    panels[0].set_ylabel("intervals that hold the truth (%)")
+    panels[1].set_ylabel("mean width (points)")
+    for panel in panels:
+        panel.set_ylim(bottom=0)
+        panel.set_xscale("log")
+        panel.set_xticks(table["num_seeds"].unique(), table["num_seeds"].unique(), minor=False)
+        panel.xaxis.minorticks_off()
+        panel.set_xlabel("seeds (number, log scale)")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def plot_detections(table: pd.DataFrame) -> Picture:
+    """How often a true difference is found, by its size; the ring: what such studies say they could find.
+
+    Args:
+        table: From :func:`mmpeft.simulate.detections`.
+    """
+    figure, (panel,) = _panels(1, 3.8)
+    panel.plot(100 * table["difference"], 100 * table["found"], "o-", color="0.15", linewidth=2.2)
+    panel.plot(100 * table["detectable"].mean(), 80, "o", markersize=14, markerfacecolor="none", color="0.15")
+    for share in (5, 80):
+        panel.axhline(share, color="0.35", linestyle="--", linewidth=1.2, zorder=1)
+    panel.set_ylim(0, 103)
+    panel.set_xlabel("true difference (points)")
+    panel.set_ylabel("studies that find it (%)")
     return figure

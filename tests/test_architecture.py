@@ -17,7 +17,7 @@ LARGEST = 450
 
 ORDER = (
     *("errors", "entry", "task", "methods.base", "methods.*", "methods", "registry", "spec", "plan", "leases", "records"),
-    *("metrics", "stats", "mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.*"),
+    *("metrics", "stats", "decide", "summaries", "simulate", "mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.*"),
     *("tasks.mini_vqav2", "tasks.*", "tasks"),
     *("vision", "features", "models", "batches", "bottleneck", "attach", "train", "evaluate", "contract"),
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "mini.card", "mini.base"),
@@ -29,6 +29,7 @@ ORDER = (
 
 PURE = [
     *("errors", "entry", "task", "methods", "registry", "spec", "plan", "leases", "records", "metrics", "stats"),
+    *("decide", "summaries", "simulate"),
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),
     *("execute", "audit", "doctor", "pictures", "__main__", "comparison", "report", "paper", "figures", "gallery", "book"),
     *("curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps", "sweep_figures"),
