@@ -11,7 +11,7 @@ import numpy as np
 
 from mmpeft import comparison
 from mmpeft.comparison import Results, Variant, find
-from mmpeft.curve_report import framed, groups_of
+from mmpeft.curve_report import Cells, framed, groups_of, with_detectable
 from mmpeft.curves import Scores, combined, pooled
 from mmpeft.methods import METHODS
 from mmpeft.report import Prose, Table, cell, listed, percent, with_interval
@@ -76,12 +76,16 @@ def _repeated(base: Scores, like: Scores) -> Scores:
 
 def effects_table(results: Results, group: str) -> Table:
     """A row for each method, a column for each effect, in points of a group's average."""
-    rows, shown = {}, {}
+    rows: Cells = {}
+    shown: Cells = {}
+    all_found = []
     for label in labels(results):
         found = {name: effect(results, label, name, group) for name in EFFECTS}
+        all_found += list(found.values())
         rows[label] = {(name, part): getattr(e, part, None) for name, e in found.items() for part in ("mean", "low", "high")}
         shown[label] = {name: cell(e, sign=True) for name, e in found.items()}
-    return framed(rows, shown, "The plan holds no method with the connector frozen and tuned.")
+    table = framed(rows, shown, "The plan holds no method with the connector frozen and tuned.")
+    return with_detectable(table, all_found)
 
 
 def control(results: Results, label: str, group: str) -> Prose:

@@ -155,7 +155,7 @@ def plot_learning_rates(results: Results) -> Picture:
         best = curve["score"].idxmax()
         panel.plot(best, 100 * curve["score"][best], "o", markersize=14, markerfacecolor="none", color=OF_LABEL[label])
         untuned = paper_rates().get(label)
-        if untuned in curve.index:
+        if untuned is not None and untuned in curve.index:
             panel.plot(untuned, 100 * curve["score"][untuned], "D", markersize=8, color=OF_LABEL[label])
         panel.set_xscale("log")
         panel.set_title(label)
@@ -171,7 +171,7 @@ def plot_coverage(table: pd.DataFrame) -> Picture:
     Args:
         table: From :func:`mmpeft.simulate.coverage`.
     """
-    figure, panels = _panels(2, 3.8)
+    figure, panels = new_panels(2, 3.8)
     looks = (("--", "s"), (":", "^"), ("-", "o"))  # no colors: a color is a method
     for (name, rows), (dash, mark) in zip(table.groupby("interval", sort=False), looks, strict=True):
         look: dict[str, Any] = {"color": "0.15", "linestyle": dash, "marker": mark, "linewidth": 2.2}
@@ -196,7 +196,7 @@ def plot_detections(table: pd.DataFrame) -> Picture:
     Args:
         table: From :func:`mmpeft.simulate.detections`.
     """
-    figure, (panel,) = _panels(1, 3.8)
+    figure, (panel,) = new_panels(1, 3.8)
     panel.plot(100 * table["difference"], 100 * table["found"], "o-", color="0.15", linewidth=2.2)
     panel.plot(100 * table["detectable"].mean(), 80, "o", markersize=14, markerfacecolor="none", color="0.15")
     for share in (5, 80):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mmpeft.comparison import Results, Variant
-from mmpeft.curve_report import framed
+from mmpeft.curve_report import Cells, framed
 from mmpeft.curves import LEVEL, spec_of
 from mmpeft.records import Store
 from mmpeft.report import DASH, Prose, Table, listed, percent
@@ -93,7 +93,8 @@ def _column(task: str) -> str:
 
 def seeds_table(results: Results) -> Table:
     """A row for each setting: on each task its mean score, the SD between seeds with its interval, and the number of seeds."""
-    rows, shown = {}, {}
+    rows: Cells = {}
+    shown: Cells = {}
     for one in settings(results):
         key = (f"{one.label}, {one.connector}", one.size_text)
         rows[key], shown[key] = {}, {}
@@ -130,7 +131,8 @@ def ratio(results: Results, a: Setting, b: Setting, task: str) -> tuple[Interval
 
 def ratios_table(results: Results, label: str) -> Table:
     """The seed SD of a method over that of each other one, at their middle sizes; below one it is the steadier."""
-    rows, shown = {}, {}
+    rows: Cells = {}
+    shown: Cells = {}
     mine = next((one for one in middle(results) if one.label == label), None)
     for other in (one for one in middle(results) if mine and one.label != label):
         assert mine is not None
@@ -145,7 +147,8 @@ def ratios_table(results: Results, label: str) -> Table:
 
 def sizes_ratio_table(results: Results) -> Table:
     """The seed SD at a method's largest size over that at its smallest; above one, more parameters are less steady."""
-    rows, shown = {}, {}
+    rows: Cells = {}
+    shown: Cells = {}
     for small, large in _ends(results):
         rows[small.label] = {}
         shown[small.label] = {("sizes", "from"): small.size_text, ("sizes", "to"): large.size_text}
@@ -204,7 +207,8 @@ def components_table(results: Results) -> Table:
     ``draw`` is the training subset, ``items`` all that items bring, with chance answers. A component that came out at
     or below zero is shown as zero: nothing of it was found.
     """
-    rows, shown = {}, {}
+    rows: Cells = {}
+    shown: Cells = {}
     for one in settings(results):
         for task in results.tasks():
             matrix = crossed(results, one, task)
@@ -240,7 +244,8 @@ def components(results: Results) -> Prose:
 
 def agreement_table(results: Results) -> Table:
     """How often two seeds of a setting score an item the same, and how much of that is beyond chance (Fleiss' κ)."""
-    rows, shown = {}, {}
+    rows: Cells = {}
+    shown: Cells = {}
     for one in settings(results):
         key = (f"{one.label}, {one.connector}", one.size_text)
         rows[key], shown[key] = {}, {}

@@ -62,7 +62,8 @@ def _named(figure: Picture, names: Sequence[str], styles: Sequence[str] = (), *,
     """The legend: methods by color, arms by line style and mark, the base by its dashed line."""
     handles = [Line2D([], [], color=OF_LABEL[name], label=name, linewidth=3) for name in dict.fromkeys(names)]
     for style, name in enumerate(styles):
-        handles.append(Line2D([], [], color="0.35", linestyle=DASHES[style], marker=MARKS[style], label=name))
+        look: dict[str, Any] = {"linestyle": DASHES[style], "marker": MARKS[style]}
+        handles.append(Line2D([], [], color="0.35", label=name, **look))
     if base:
         handles.append(Line2D([], [], color=COLORS["zero-shot"], linestyle="--", linewidth=1.2, label="base, not trained"))
     if handles:

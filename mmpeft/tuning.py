@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmpeft import comparison
 from mmpeft.comparison import Results, Variant
-from mmpeft.curve_report import framed
+from mmpeft.curve_report import Cells, framed
 from mmpeft.curves import ALL, LEVEL, joint_shifts, lines, pooled, spec_of
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
@@ -140,7 +140,9 @@ def _estimate(mean: ArrayLike, draws: Floats) -> Estimate:
 
 def budgets_table(results: Results) -> Table:
     """A row for each method: its score at the paper's rate, and what so many trials can be expected to find."""
-    found, rows, shown = sweep(results), {}, {}
+    found = sweep(results)
+    rows: Cells = {}
+    shown: Cells = {}
     for label, best in budgets(results).items():
         at_paper = _at_paper(found, label) if found else None
         rows[label] = {"paper": at_paper.mean if at_paper else None} | {k: e.mean for k, e in enumerate(best, 1)}
@@ -238,7 +240,9 @@ def _sure_sign(draws: Floats) -> int:
 
 def spread_table(results: Results) -> Table:
     """For each method: its best rate, how far the grid spreads its score, what a neighboring rate and the paper's cost."""
-    found, rows, shown = sweep(results), {}, {}
+    found = sweep(results)
+    rows: Cells = {}
+    shown: Cells = {}
     for label in found.methods if found else []:
         assert found is not None
         trials = np.flatnonzero(found.trials_of(label))
