@@ -16,6 +16,7 @@ from mmpeft.comparison import GROUPS, Results, Variant, estimate, find
 from mmpeft.methods import METHODS
 from mmpeft.paper import parameters
 from mmpeft.report import rate_curves, row_name
+from mmpeft.tuning import paper_rates
 
 # Okabe & Ito's palette, told apart under the common color blindnesses; gray stands for what is not trained.
 COLORS = {
@@ -43,11 +44,20 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
-def _panels(columns: int, height: float, rows: int = 1, **options: Any) -> tuple[Picture, list[Axes]]:
+def new_panels(columns: int, height: float, rows: int = 1, *, width: float = 1.0, **options: Any) -> tuple[Picture, list[Axes]]:
+    """An empty figure and its panels, row by row.
+
+    Args:
+        columns: Panels beside each other.
+        height: Of a row, in inches.
+        rows: Panels above each other.
+        width: Of a panel, as a multiple of PANEL_INCHES.
+        options: Of matplotlib's ``subplots``.
+    """
     # Text is read at a phone's width too, so it is large beside the panels.
     style = {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook")}
     with sns.plotting_context("notebook"), sns.axes_style(style):
-        figure = Picture(figsize=(PANEL_INCHES * columns, height * rows), layout="constrained")
+        figure = Picture(figsize=(PANEL_INCHES * width * columns, height * rows), layout="constrained")
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False, **options)).ravel()
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
@@ -61,11 +71,11 @@ def plot_methods(results: Results) -> Picture:
     """
     variants = [v for v in reversed(list(results.variants)) if any(estimate(results, v, g) for g in GROUPS)]
     height = 1.4 + 0.36 * max(3, len(variants))
-    figure, panels = _panels(2, height, sharey=True)
+    figure, panels = new_panels(2, height, sharey=True)
     for group, panel in zip(GROUPS, panels, strict=True):
         for place, variant in enumerate(variants):
             _point(panel, results, variant, group, place)
-        _base_line(panel, results, group)
+        base_line(panel, results, group)
         panel.set_title(f"{group} tasks")
         panel.set_xlabel("average score (%)")
         panel.grid(visible=False, axis="y")
@@ -85,7 +95,8 @@ def _point(panel: Axes, results: Results, variant: Variant, group: str, place: f
     panel.plot(100 * e.mean, place, "o", color=color, markerfacecolor=face, markeredgewidth=2, markersize=9)
 
 
-def _base_line(panel: Axes, results: Results, group: str, *, level: bool = False) -> None:
+def base_line(panel: Axes, results: Results, group: str, *, level: bool = False) -> None:
+    """Draw the score of the base without training as a dashed line: upright, or level; nothing if it has no run."""
     base = find(results, METHODS["zero-shot"].label)
     e = estimate(results, base, group) if base else None
     if e:
@@ -95,7 +106,7 @@ def _base_line(panel: Axes, results: Results, group: str, *, level: bool = False
 
 def plot_parameters(results: Results) -> Picture:
     """The two averages against the number of trained parameters, logarithmic; filled: connector tuned."""
-    figure, panels = _panels(2, 4.2)
+    figure, panels = new_panels(2, 4.2)
     trained = [(v, count) for v in results.variants if (count := parameters(results, v))]
     for group, panel in zip(GROUPS, panels, strict=True):
         for variant, count in trained:
@@ -106,7 +117,7 @@ def plot_parameters(results: Results) -> Picture:
             face = color if variant.connector == "tuned" else "white"
             panel.plot([count, count], [100 * e.low, 100 * e.high], color=color, linewidth=2)
             panel.plot(count, 100 * e.mean, "o", color=color, markerfacecolor=face, markeredgewidth=2, markersize=9)
-        _base_line(panel, results, group, level=True)
+        base_line(panel, results, group, level=True)
         panel.set_xscale("log")
         panel.margins(x=0.12, y=0.12)
         panel.set_title(f"{group} tasks")
@@ -127,11 +138,14 @@ def _legend(figure: Picture, labels: Sequence[str]) -> None:
 
 
 def plot_learning_rates(results: Results) -> Picture:
-    """The average score against the learning rate, a panel for each swept method; thin lines: single tasks."""
+    """The average score against the learning rate, a panel for each swept method; thin lines: single tasks.
+
+    The ring marks the best rate, a diamond the paper's.
+    """
     curves = rate_curves(results)
     columns = min(3, max(1, len(curves)))
     rows = max(1, math.ceil(len(curves) / columns))
-    figure, panels = _panels(columns, 3.2, rows, sharey=True)
+    figure, panels = new_panels(columns, 3.2, rows, sharey=True)
     for panel in panels[len(curves) :]:
         panel.set_visible(False)
     for (label, curve), panel in zip(curves.items(), panels, strict=False):
@@ -140,6 +154,9 @@ def plot_learning_rates(results: Results) -> Picture:
         panel.plot(curve.index, 100 * curve["score"], "o-", color=OF_LABEL[label], linewidth=2.4)
         best = curve["score"].idxmax()
         panel.plot(best, 100 * curve["score"][best], "o", markersize=14, markerfacecolor="none", color=OF_LABEL[label])
+        untuned = paper_rates().get(label)
+        if untuned is not None and untuned in curve.index:
+            panel.plot(untuned, 100 * curve["score"][untuned], "D", markersize=8, color=OF_LABEL[label])
         panel.set_xscale("log")
         panel.set_title(label)
         panel.set_xlabel("learning rate (log scale)")
@@ -154,7 +171,7 @@ def plot_coverage(table: pd.DataFrame) -> Picture:
     Args:
         table: From :func:`mmpeft.simulate.coverage`.
     """
-    figure, panels = _panels(2, 3.8)
+    figure, panels = new_panels(2, 3.8)
     looks = (("--", "s"), (":", "^"), ("-", "o"))  # no colors: a color is a method
     for (name, rows), (dash, mark) in zip(table.groupby("interval", sort=False), looks, strict=True):
         look: dict[str, Any] = {"color": "0.15", "linestyle": dash, "marker": mark, "linewidth": 2.2}
@@ -179,7 +196,7 @@ def plot_detections(table: pd.DataFrame) -> Picture:
     Args:
         table: From :func:`mmpeft.simulate.detections`.
     """
-    figure, (panel,) = _panels(1, 3.8)
+    figure, (panel,) = new_panels(1, 3.8)
     panel.plot(100 * table["difference"], 100 * table["found"], "o-", color="0.15", linewidth=2.2)
     panel.plot(100 * table["detectable"].mean(), 80, "o", markersize=14, markerfacecolor="none", color="0.15")
     for share in (5, 80):

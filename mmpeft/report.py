@@ -73,7 +73,8 @@ def listed(names: Iterable[object]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
-def _cell(e: Estimate | None, *, sign: bool = False, bold: bool = False) -> str:
+def cell(e: Estimate | None, *, sign: bool = False, bold: bool = False) -> str:
+    """A table's cell: the mean in percent, its interval below; a dash for what is not known."""
     if e is None:
         return DASH
     mean, low, high = (percent(value, sign=sign) for value in (e.mean, e.low, e.high))
@@ -119,7 +120,7 @@ def plan_table(question: Question) -> Table:
     rows: dict[tuple[str, str, str], list[RunSpec]] = {}
     for variant, planned in variants_of(question.planned()).items():
         spec = planned[0].spec
-        settings = [spec.location] if spec.method.has_location else []
+        settings: list[str] = [spec.location] if spec.method.has_location else []
         settings += [f"{name} {value}" for name, value in spec.method.model_dump().items() if name != "name" and value]
         rows.setdefault((variant.label, variant.connector, ", ".join(settings)), []).extend(run.spec for run in planned)
     frame = pd.DataFrame(list(rows), columns=["method", "connector", "settings"])
@@ -154,7 +155,7 @@ def method_table(results: Results) -> Table:
         frame[name] = [scores[what] for what in columns]
     for variant in results.variants:
         found = {what: estimate(results, variant, what) for what in columns}
-        shown[row_name(variant)] = [_cell(e, bold=best[what] == variant) for what, e in found.items()]
+        shown[row_name(variant)] = [cell(e, bold=best[what] == variant) for what, e in found.items()]
         frame[row_name(variant)] = [e.mean if e else np.nan for e in found.values()]
     heads = pd.MultiIndex.from_tuples(columns.values())
     table = pd.DataFrame(list(shown.values()), index=list(shown), columns=heads)
@@ -250,7 +251,7 @@ def paired_table(results: Results, over: str) -> Table:
             numbers = (e.mean, e.low, e.high, needed) if e else (None,) * 4
             names = ("mean", "low", "high", "detectable")
             rows[name] |= {(group, name): n for name, n in zip(names, numbers, strict=True)}
-            shown[name][f"{group} average", "points"] = _cell(e, sign=True)
+            shown[name][f"{group} average", "points"] = cell(e, sign=True)
             shown[name][f"{group} average", "detectable"] = DASH if needed is None else percent(needed)
     if not rows:
         return Table(pd.DataFrame(), "<p>The plan holds no such pair.</p>")

@@ -22,7 +22,8 @@ ORDER = (
     *("vision", "features", "models", "batches", "bottleneck", "attach", "train", "evaluate", "contract"),
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "mini.card", "mini.base"),
     *("execute", "pictures", "audit", "doctor"),
-    *("comparison", "claims", "report", "paper", "ledger", "figures", "gallery", "book", "__main__"),
+    *("comparison", "claims", "report", "paper", "ledger", "curves", "curve_report", "tuning", "factors", "locations"),
+    *("spread", "paper_sweeps", "figures", "sweep_figures", "gallery", "book", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
 
@@ -32,6 +33,7 @@ PURE = [
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),
     *("execute", "audit", "doctor", "pictures", "__main__"),
     *("comparison", "claims", "report", "paper", "ledger", "figures", "gallery", "book"),
+    *("curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps", "sweep_figures"),
 ]
 HEAVY = ("torch", "transformers", "peft", "accelerate")
 

@@ -33,8 +33,8 @@ class Lora(Method):
 
     label: ClassVar[str] = "LoRA"
     formula: ClassVar[str] = "h = W x + (alpha / r) B A x"
+    size_field: ClassVar[str | None] = "r"
     mergeable: ClassVar[bool] = True
-    size_field: ClassVar[str] = "r"
 
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig":
         """A LoraConfig, anchored on the decoder's linear maps."""

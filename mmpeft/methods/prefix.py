@@ -34,8 +34,8 @@ class Prefix(Method):
 
     label: ClassVar[str] = "Prefix"
     formula: ClassVar[str] = "attention(q, [P_k; K], [P_v; V])"
+    size_field: ClassVar[str | None] = "num_virtual_tokens"
     has_location: ClassVar[bool] = False
-    size_field: ClassVar[str] = "num_virtual_tokens"
 
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig":
         """A PrefixTuningConfig; it acts on the decoder's key-value cache, whatever the location."""
