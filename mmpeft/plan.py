@@ -58,12 +58,15 @@ class Planned:
         """The planned run of a spec.
 
         Raises:
-            MmpeftError: The spec's model or task does not exist.
+            MmpeftError: The spec's model or a task does not exist, or nothing can be trained on its task.
         """
-        from mmpeft.registry import fingerprint, task_version
+        from mmpeft.registry import evaluation_only, fingerprint, task_version
 
         base, version = fingerprint(spec.model), task_version(spec.task)
-        return cls(run_id(spec, task_version=version, fingerprint=base), spec, version, base)
+        if spec.method.trains and evaluation_only(spec.task):
+            raise MmpeftError(f"task: '{spec.task}' is for evaluation only; name it in track.tasks, or take zero-shot.")
+        tracked = {task: task_version(task) for task in spec.track.tasks}
+        return cls(run_id(spec, task_version=version, fingerprint=base, tracked_versions=tracked), spec, version, base)
 
 
 class Question(Part):
@@ -80,6 +83,7 @@ class Question(Part):
         split: What the runs are judged on.
         train: Fields of ``RunSpec.train`` for all runs.
         eval: Fields of ``RunSpec.eval`` for all runs, without the split.
+        track: Fields of ``RunSpec.track`` for all runs; a run's own task may be among the tasks, and is asked on dev.
         methods: A method's fields at this scale, by method name; what a variant says itself wins.
         learning_rates: By method name; "connector" is the connector's own rate in every run that tunes it.
         learning_rate_grid: Rates to try, by method name; replaces ``learning_rates`` for that method.
@@ -98,6 +102,7 @@ class Question(Part):
     split: Split = "test"
     train: dict[str, Any]
     eval: dict[str, Any]
+    track: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     learning_rates: dict[str, float]
     learning_rate_grid: dict[str, list[float]] = Field(default_factory=dict)
@@ -243,9 +248,17 @@ class Question(Part):
                 "connector": connector,
                 "train": train,
                 "eval": {**self.eval, "split": self.split},
+                "track": self._track(task, method.trains),
                 "seed": seed,
             }
         )
+
+    def _track(self, own: str, trains: bool) -> dict[str, Any]:
+        """What a run of the task ``own`` is asked on the way: once, without epochs, if it trains nothing."""
+        track = {name: value for name, value in self.track.items() if trains or name != "every_epochs"}
+        if isinstance(track.get("tasks"), list):
+            track["tasks"] = [task for task in track["tasks"] if task != own]
+        return track if trains or track.get("tasks") else {}
 
     def store_folder(self) -> str:
         """Where the records lie: ``store`` from the project's root (or here, outside a clone); empty if temporary."""

@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmpeft.plan import Planned
-from mmpeft.records import Record, Store
+from mmpeft.records import Outcome, Record, Store
 from mmpeft.spec import RunSpec, run_id
-
-Outcome = tuple[Record, list[dict[str, Any]]]
 
 
 def make_spec(seed: int = 0) -> RunSpec:
@@ -89,7 +87,7 @@ def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
 
 def good(spec: RunSpec) -> Outcome:
     """Ends well at once."""
-    return make_record(spec), make_predictions()
+    return Outcome(make_record(spec), make_predictions())
 
 
 def slow(spec: RunSpec) -> Outcome:
@@ -108,7 +106,7 @@ def odd_ones_fail(spec: RunSpec) -> Outcome:
 
 def not_a_number(spec: RunSpec) -> Outcome:
     """Comes back with a prediction that JSON cannot hold."""
-    return make_record(spec), make_predictions(score=float("nan"))
+    return Outcome(make_record(spec), make_predictions(score=float("nan")))
 
 
 def somebody_else(spec: RunSpec) -> Outcome:
