@@ -5,7 +5,9 @@
 
 A question's keys are the parameters of its notebook, one flat namespace: ``papermill … -f question.yaml -f
 scale.yaml`` and ``load_question("question", "scale")`` mean the same. Files given later win, key by key, the
-whole value at a time; what is then still missing (or None) comes from the file of the question's scale.
+whole value at a time; what is then still missing (or None) comes from the file of the question's scale. What the
+question says under ``at_scale`` about that scale wins over all of it: a sweep of sizes or of training sets has other
+values for a random model than for a large one.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,6 +26,12 @@ from mmpeft.spec import UNTRAINED_FIELDS, AnyMethod, Part, RunSpec, Split, parse
 IPYTHON_NAMES = frozenset({"In", "Out"})
 """Plain values that IPython keeps beside the user's own; everything else of its own is callable."""
 
+LENGTHS = ("num_epochs", "num_steps")
+"""Two ways to say how long a run trains; the one said last counts."""
+
+NOT_OF_A_SCALE = ("question", "scale", "at_scale", "allow_runs", "store", "workers")
+"""What no entry of ``at_scale`` may set: which question it is, and how its runs are made."""
+
 PLAIN = (type(None), bool, int, float, str, list, tuple, dict)
 """What a parameter can be: papermill writes literals."""
 
@@ -35,7 +43,7 @@ class Variant(Part):
         method: ``{name: lora, r: 16, …}``.
         location: Which linears of the language model it acts on.
         connector: "tuned" needs ``learning_rates.connector``.
-        train: Training settings of this variant alone, over the question's.
+        train: Training settings of this variant alone, over the question's and those of its ``trainings``.
     """
 
     method: AnyMethod
@@ -82,11 +90,15 @@ class Question(Part):
         seeds: Every variant is run once with each.
         split: What the runs are judged on.
         train: Fields of ``RunSpec.train`` for all runs.
+        trainings: Training settings to compare: every variant is run with each, over ``train`` and under the variant's
+            own. Of ``num_steps`` and ``num_epochs`` the one that comes last counts. Empty means ``train`` alone.
         eval: Fields of ``RunSpec.eval`` for all runs, without the split.
         track: Fields of ``RunSpec.track`` for all runs; a run's own task may be among the tasks, and is asked on dev.
         methods: A method's fields at this scale, by method name; what a variant says itself wins.
         learning_rates: By method name; "connector" is the connector's own rate in every run that tunes it.
-        learning_rate_grid: Rates to try, by method name; replaces ``learning_rates`` for that method.
+        learning_rate_grid: Rates to try, by method name; replaces ``learning_rates`` for that method, but not the rate
+            that a variant brings itself.
+        at_scale: Other values of this question's keys at a scale, by the scale's name. They win over everything else.
         allow_runs: Whether missing runs may be made; False only reads records.
         store: Folder of the records, from the project's root; empty means a temporary one.
         workers: Local processes.
@@ -101,11 +113,13 @@ class Question(Part):
     seeds: list[int] = Field(min_length=1)
     split: Split = "test"
     train: dict[str, Any]
+    trainings: list[dict[str, Any]] = Field(default_factory=list)
     eval: dict[str, Any]
     track: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     learning_rates: dict[str, float]
     learning_rate_grid: dict[str, list[float]] = Field(default_factory=dict)
+    at_scale: dict[str, dict[str, Any]] = Field(default_factory=dict)
     allow_runs: bool = True
     store: str = "results"
     workers: int = Field(default=1, gt=0)
@@ -125,6 +139,25 @@ class Question(Part):
         if "split" in fields:
             raise ValueError("eval.split: write 'split' beside 'eval', so that no scale can change it")
         return fields
+
+    @field_validator("trainings")
+    @classmethod
+    def _leave_the_rate_to_the_methods(cls, trainings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if any("learning_rate" in training for training in trainings):
+            raise ValueError("trainings: a learning_rate belongs to a method; set it under 'learning_rates' or in a variant's 'train'")
+        return trainings
+
+    @field_validator("at_scale")
+    @classmethod
+    def _know_the_scales(cls, by_scale: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        valid = [name for name in cls.model_fields if name not in NOT_OF_A_SCALE]
+        for scale, values in by_scale.items():
+            if scale not in _names_in(scales_folder()):
+                raise ValueError(str(unknown("at_scale scale", scale, _names_in(scales_folder()))).rstrip("."))
+            for name in values:
+                if name not in valid:
+                    raise ValueError(str(unknown(f"at_scale.{scale} parameter", name, valid)).rstrip("."))
+        return by_scale
 
     @field_validator("methods", "learning_rates", "learning_rate_grid")
     @classmethod
@@ -172,6 +205,7 @@ class Question(Part):
             if name not in cls.model_fields:
                 raise unknown("parameter", name, cls.model_fields)
         given = {name: value for name, value in parameters.items() if value is not None}
+        given = {name: value for name, value in (given | _own_values(given)).items() if value is not None}
         if "scale" not in given:
             raise MmpeftError(f"scale: missing; set it to one of {', '.join(_names_in(scales_folder()))}.")
         question = parse(cls, read_yaml(scale_file(given["scale"])) | given)
@@ -179,16 +213,17 @@ class Question(Part):
         return question
 
     def specs(self) -> list[RunSpec]:
-        """The runs that answer the question, each once: seed by seed, task by task, variant by variant.
+        """The runs that answer the question, each once: seed by seed, task by task, training by training, variant by variant.
 
         The first seed of everything comes first: an unfinished sweep already shows the whole comparison.
         """
         runs: dict[RunSpec, None] = {}
         for seed in self.seeds:
             for task in self._tasks_in_columns():
-                for variant in self.variants:
-                    for rate in self._rates(variant):
-                        runs[self._spec(task, variant, rate, seed)] = None
+                for training in self.trainings or [{}]:
+                    for variant in self.variants:
+                        for rate in self._rates(variant):
+                            runs[self._spec(task, training, variant, rate, seed)] = None
         return list(runs)
 
     def _tasks_in_columns(self) -> list[str]:
@@ -214,10 +249,10 @@ class Question(Part):
         name = variant.method.name
         if not variant.method.trains:
             yield None
-        elif name in self.learning_rate_grid:
-            yield from self.learning_rate_grid[name]
         elif "learning_rate" in variant.train:
             yield variant.train["learning_rate"]
+        elif name in self.learning_rate_grid:
+            yield from self.learning_rate_grid[name]
         else:
             yield self._rate_of(name)
 
@@ -227,8 +262,8 @@ class Question(Part):
             raise MmpeftError(f"learning_rates: no rate for '{name}'; add one (there are: {known}).")
         return self.learning_rates[name]
 
-    def _spec(self, task: str, variant: Variant, rate: float | None, seed: int) -> RunSpec:
-        method, train = variant.method, {**self.train, **variant.train}
+    def _spec(self, task: str, training: dict[str, Any], variant: Variant, rate: float | None, seed: int) -> RunSpec:
+        method, train = variant.method, _over(_over(self.train, training), variant.train)
         train.pop("learning_rate", None)
         connector: dict[str, Any] = {}
         if not method.trains:
@@ -269,6 +304,20 @@ def _sized(variant: Any, methods: dict[str, Any]) -> Any:
     method = variant.get("method") if isinstance(variant, dict) else None
     sizes = methods.get(str(method.get("name"))) if isinstance(method, dict) else None
     return {**variant, "method": {**sizes, **method}} if isinstance(sizes, dict) and method else variant
+
+
+def _over(train: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """The training settings with later ones over them; a length that is said later drops the other one."""
+    if any(later.get(length) is not None for length in LENGTHS):
+        train = {name: value for name, value in train.items() if name not in LENGTHS}
+    return {**train, **later}
+
+
+def _own_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the question says about its scale alone. What is wrong with it, the question's own check says."""
+    by_scale, scale = given.get("at_scale"), given.get("scale")
+    own = by_scale.get(scale) if isinstance(by_scale, dict) and isinstance(scale, str) else None
+    return {name: value for name, value in own.items() if name not in NOT_OF_A_SCALE} if isinstance(own, dict) else {}
 
 
 def load_question(name: str, scale: str | None = None) -> Question:

@@ -1,7 +1,11 @@
-"""What a run_id needs to know without loading anything: the base's fingerprint and the task's version."""
+"""What is known of a model or a task without loading it: a base's fingerprint and sizes, a task's version."""
 
+import json
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
+from mmpeft.entry import Dims, dims_of
 from mmpeft.errors import unknown
 from mmpeft.task import Task
 
@@ -49,3 +53,12 @@ def _task(name: str) -> Task:
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]
+
+
+@cache
+def packaged_dims(model: str) -> Dims | None:
+    """The sizes of a packaged model's decoder, from its config file; None for a model that comes without one."""
+    path = DATA / model / "config.json"
+    if not path.is_file():
+        return None
+    return dims_of(json.loads(path.read_text(encoding="utf-8"), object_hook=lambda fields: SimpleNamespace(**fields)))

@@ -73,7 +73,8 @@ def listed(names: Iterable[object]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
-def _cell(e: Estimate | None, *, sign: bool = False, bold: bool = False) -> str:
+def cell(e: Estimate | None, *, sign: bool = False, bold: bool = False) -> str:
+    """A table's cell: the mean in percent, its interval below; a dash for what is not known."""
     if e is None:
         return DASH
     mean, low, high = (percent(value, sign=sign) for value in (e.mean, e.low, e.high))
@@ -115,24 +116,30 @@ def _several(runs: pd.DataFrame, field: str, word: str) -> str:
 
 
 def plan_table(question: Question) -> Table:
-    """The plan: one row a variant, with what is trained, how fast, and in how many runs; tried rates share a row."""
-    rows: dict[tuple[str, str, str, str], list[RunSpec]] = {}
+    """The plan: one row a variant, with its settings, how fast it learns, and its runs; tried rates share a row."""
+    rows: dict[tuple[str, str, str], list[RunSpec]] = {}
     for variant, planned in variants_of(question.planned()).items():
-        method = planned[0].spec.method
-        fields = ", ".join(f"{k} {v}" for k, v in method.model_dump().items() if k != "name" and v)
-        location = planned[0].spec.location if method.has_location else ""
-        rows.setdefault((variant.label, variant.connector, location, fields), []).extend(run.spec for run in planned)
-    frame = pd.DataFrame(list(rows), columns=["method", "connector", "location", "settings"])
+        spec = planned[0].spec
+        settings = [spec.location] if spec.method.has_location else []
+        settings += [f"{name} {value}" for name, value in spec.method.model_dump().items() if name != "name" and value]
+        rows.setdefault((variant.label, variant.connector, ", ".join(settings)), []).extend(run.spec for run in planned)
+    frame = pd.DataFrame(list(rows), columns=["method", "connector", "settings"])
     frame["learning rate"] = [_rates(spec.train.learning_rate for spec in specs) for specs in rows.values()]
     frame["of the connector"] = [_rates(spec.connector.learning_rate for spec in specs) for specs in rows.values()]
-    for name in ("task", "seed"):
-        frame[f"{name}s"] = [len({getattr(spec, name) for spec in specs}) for specs in rows.values()]
+    frame["tasks"] = [len({spec.task for spec in specs}) for specs in rows.values()]
+    frame["seeds"] = [len({spec.seed for spec in specs}) for specs in rows.values()]
     frame["runs"] = [len(specs) for specs in rows.values()]
     return Table(frame, to_html(frame, index=False))
 
 
+def rate_text(rate: float) -> str:
+    """A learning rate as people write it: ``5e-4``, ``0.03``."""
+    mantissa, exponent = f"{rate:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if rate < 0.01 else f"{rate:g}"
+
+
 def _rates(rates: Iterable[float | None]) -> str:
-    return ", ".join(f"{rate:g}" for rate in dict.fromkeys(rates) if rate is not None)
+    return ", ".join(rate_text(rate) for rate in dict.fromkeys(rates) if rate is not None)
 
 
 def method_table(results: Results) -> Table:
@@ -148,7 +155,7 @@ def method_table(results: Results) -> Table:
         frame[name] = [scores[what] for what in columns]
     for variant in results.variants:
         found = {what: estimate(results, variant, what) for what in columns}
-        shown[row_name(variant)] = [_cell(e, bold=best[what] == variant) for what, e in found.items()]
+        shown[row_name(variant)] = [cell(e, bold=best[what] == variant) for what, e in found.items()]
         frame[row_name(variant)] = [e.mean if e else np.nan for e in found.values()]
     heads = pd.MultiIndex.from_tuples(columns.values())
     table = pd.DataFrame(list(shown.values()), index=list(shown), columns=heads)
@@ -244,7 +251,7 @@ def paired_table(results: Results, over: str) -> Table:
             numbers = (e.mean, e.low, e.high, needed) if e else (None,) * 4
             names = ("mean", "low", "high", "detectable")
             rows[name] |= {(group, name): n for name, n in zip(names, numbers, strict=True)}
-            shown[name][f"{group} average", "points"] = _cell(e, sign=True)
+            shown[name][f"{group} average", "points"] = cell(e, sign=True)
             shown[name][f"{group} average", "detectable"] = DASH if needed is None else percent(needed)
     if not rows:
         return Table(pd.DataFrame(), "<p>The plan holds no such pair.</p>")
@@ -288,7 +295,7 @@ def best_rates(results: Results) -> Table:
         rows.append((label, len(curve), best, curve["score"][best], at_end))
     frame = pd.DataFrame(rows, columns=["method", "rates", "best rate", "score", "at the end"])
     words: dict[str, Callable[[Any], str]] = {
-        "best rate": lambda value: f"{value:g}",
+        "best rate": rate_text,
         "score": percent,
         "at the end": lambda value: "yes" if value else "no",
     }
@@ -304,7 +311,7 @@ def rates_in_use(results: Results) -> Prose:
     if not best:
         return Prose("No rate has all its runs yet.")
     differing = {label: rate for label, rate in best.items() if labels.get(label) not in (None, rate)}
-    other = [f"{label} ({labels[label]:g} instead of {rate:g})" for label, rate in differing.items()]
+    other = [f"{label} ({rate_text(labels[label])} instead of {rate_text(rate)})" for label, rate in differing.items()]
     where = f"The file of the scale {results.question.scale}"
     if not other:
         return Prose(f"{where} uses the best rate of each method here.")

@@ -49,6 +49,7 @@ class Adapter(Method):
 
     label: ClassVar[str] = "Adapter"
     formula: ClassVar[str] = "h' = h + W_up f(W_down h)"
+    size_field: ClassVar[str | None] = "bottleneck_size"
 
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig":
         """Our BottleneckConfig, anchored on the decoder's linear maps or blocks."""

@@ -21,6 +21,7 @@ class Method(BaseModel, ABC):
         mergeable: Whether the trained weights can be folded into the base weights.
         has_location: Whether attention, mlp or both is a choice; a method without one is always "both".
         tunes_connector: Whether the method is meaningless without a tuned connector.
+        size_field: The field that decides how many parameters it has; None where none does.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -33,6 +34,7 @@ class Method(BaseModel, ABC):
     mergeable: ClassVar[bool] = False
     has_location: ClassVar[bool] = True
     tunes_connector: ClassVar[bool] = False
+    size_field: ClassVar[str | None] = None
 
     @abstractmethod
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig | None":
@@ -41,6 +43,11 @@ class Method(BaseModel, ABC):
     @abstractmethod
     def num_trainable(self, dims: Dims, location: Location) -> int:
         """The number of trained parameters, without the connector's."""
+
+    @property
+    def size(self) -> int | None:
+        """The value of ``size_field``; None for a method of one size."""
+        return getattr(self, self.size_field) if self.size_field else None
 
     def num_stored(self, dims: Dims, location: Location) -> int:
         """The number of parameters needed after training, without the connector's."""

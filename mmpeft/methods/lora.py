@@ -33,6 +33,7 @@ class Lora(Method):
 
     label: ClassVar[str] = "LoRA"
     formula: ClassVar[str] = "h = W x + (alpha / r) B A x"
+    size_field: ClassVar[str | None] = "r"
     mergeable: ClassVar[bool] = True
 
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig":

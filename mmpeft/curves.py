@@ -1,0 +1,296 @@
+"""Scores along a number: how large a method is, how many examples it saw.
+
+    lines(results, x)     -> [Line]       rows of a comparison that differ in one number, in its order
+    slope, step           -> Estimate     what a doubling does; what the way from one point to another does
+    crossing              -> Crossing     where two lines cross, with an interval
+
+Rows that differ in the draw of the training subset alone are one point, and each (draw, seed) counts as one run of it:
+the intervals take in that the draws differ, but not that the runs of one draw are alike.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmpeft import comparison
+from mmpeft.comparison import GROUPS, Results, Variant
+from mmpeft.paper import parameters
+from mmpeft.registry import packaged_dims
+from mmpeft.spec import RunSpec, TrainSpec
+from mmpeft.stats import Estimate, TaskScores, hierarchical_bootstrap
+
+Scores = dict[str, TaskScores]
+Number = Callable[[Results, Variant], float | None]
+LEVEL = 0.95
+ALL = "all"
+"""Stands for the average over all tasks of the plan, where ``unseen`` and ``seen`` are each that over a group."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place of a line: its number, and the rows that stand there."""
+
+    x: float
+    rows: tuple[Variant, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """The rows of one method that differ in one number.
+
+    Attributes:
+        label: The method's printed name.
+        connector: ``frozen`` or ``tuned``.
+        points: In the order of their numbers.
+    """
+
+    label: str
+    connector: str
+    points: tuple[Point, ...]
+
+
+class Crossing(NamedTuple):
+    """Where two lines cross.
+
+    Attributes:
+        x: By straight lines between the points over a logarithmic axis; nan if they do not cross between their ends.
+        low: Lower end of the interval; 0 where it lies before the first point.
+        high: Upper end; infinite where it lies behind the last one.
+        first: The label that is higher before the crossing, or at the first point.
+    """
+
+    x: float
+    low: float
+    high: float
+    first: str
+
+
+# --------------------------------------------------------------------------------------------------
+# Lines
+# --------------------------------------------------------------------------------------------------
+
+
+def spec_of(results: Results, variant: Variant) -> RunSpec:
+    """The settings that all runs of a row share, as its first run has them."""
+    return results.variants[variant][0].spec
+
+
+def method_parameters(results: Results, variant: Variant) -> float | None:
+    """How many parameters the method itself trains, the connector left out; None for an untrained row.
+
+    By the method's formula where the model's sizes are known without loading it, else as its runs counted them, which
+    takes a tuned connector in.
+    """
+    spec = spec_of(results, variant)
+    if not spec.method.trains:
+        return None
+    dims = packaged_dims(spec.model)
+    return float(spec.method.num_trainable(dims, spec.location)) if dims else parameters(results, variant)
+
+
+def training_examples(results: Results, variant: Variant) -> float | None:
+    """How many examples a row was trained on; None if on none, or on all there are."""
+    return spec_of(results, variant).train.num_examples
+
+
+def lines(results: Results, x: Number, among: Sequence[Variant] | None = None) -> list[Line]:
+    """The methods' lines, in the order of tables; rows without a number are left out.
+
+    Args:
+        results: From comparison.read.
+        x: The number of a row, for example :func:`method_parameters`.
+        among: Only these rows.
+    """
+    found: dict[tuple[str, str], dict[float, list[Variant]]] = {}
+    for variant in results.variants:
+        number = x(results, variant) if among is None or variant in among else None
+        if number is not None and number > 0:
+            found.setdefault((variant.label, variant.connector), {}).setdefault(number, []).append(variant)
+    return [
+        Line(*name, tuple(Point(number, tuple(rows)) for number, rows in sorted(points.items())))
+        for name, points in found.items()
+    ]
+
+
+def length(train: TrainSpec) -> tuple[float, int] | None:
+    """Passes over the training subset, and optimizer steps; None if the size of the subset is not said."""
+    if train.num_examples is None:
+        return None
+    if train.num_steps is not None:
+        return train.num_steps * train.batch_size / train.num_examples, train.num_steps
+    passes = train.num_epochs or 0.0
+    return passes, max(1, math.ceil(passes * train.num_examples / train.batch_size))
+
+
+def arms(results: Results) -> dict[str, tuple[Variant, ...]]:
+    """The rows trained for the same number of passes, and those trained for the same number of steps.
+
+    Of each, the number that most sizes share, and at least two; a row may be in both. Named ``2 epochs``, ``100 steps``.
+    """
+    lengths = {v: length(spec_of(results, v).train) for v in results.variants if spec_of(results, v).method.trains}
+    known = {variant: both for variant, both in lengths.items() if both}
+    found = {}
+    for place, word in enumerate(("epochs", "steps")):
+        sizes: dict[float, set[int | None]] = {}
+        for variant, both in known.items():
+            sizes.setdefault(both[place], set()).add(spec_of(results, variant).train.num_examples)
+        most = max(sizes, key=lambda value: len(sizes[value]), default=None)
+        if most is not None and len(sizes[most]) > 1:
+            found[f"{most:g} {word}"] = tuple(variant for variant, both in known.items() if both[place] == most)
+    return found
+
+
+# --------------------------------------------------------------------------------------------------
+# Scores of a point, and what lies between points
+# --------------------------------------------------------------------------------------------------
+
+
+def tasks_of(results: Results, what: str) -> list[str]:
+    """The tasks behind an average, or the one task itself."""
+    return results.tasks(None if what == ALL else what) if what in (*GROUPS, ALL) else [what]
+
+
+def pooled(results: Results, rows: Sequence[Variant], what: str) -> Scores:
+    """The scores of a point, a run of each (draw, seed) one row; nothing unless every task has some.
+
+    Args:
+        results: From comparison.read.
+        rows: Rows that differ in the draw alone.
+        what: A task, or ``unseen``, ``seen`` or ``all`` for the average.
+    """
+    found: Scores = {}
+    for task in tasks_of(results, what):
+        parts = [(spec_of(results, row).train.subset_seed, results.scores.get(row, {}).get(task)) for row in rows]
+        some = [(draw, scores) for draw, scores in parts if scores is not None]
+        if not some or any(not np.array_equal(scores.examples, some[0][1].examples) for _, scores in some):
+            return {}
+        names = np.array([f"{draw}/{seed}" for draw, scores in some for seed in scores.seeds])
+        matrix = np.concatenate([scores.scores for _, scores in some])
+        found[task] = TaskScores(matrix, names, some[0][1].examples, some[0][1].pictures)
+    return found
+
+
+def combined(parts: Sequence[tuple[float, Mapping[str, TaskScores]]]) -> Scores:
+    """The weighted sum of scores, run by run and item by item, over the runs that all parts have; {} if there are none."""
+    found: Scores = {}
+    for task in parts[0][1] if parts else ():
+        if any(task not in scores for _, scores in parts):
+            return {}
+        several = [(weight, scores[task]) for weight, scores in parts]
+        runs = set.intersection(*(set(scores.seeds.tolist()) for _, scores in several))
+        if not runs or any(not np.array_equal(s.examples, several[0][1].examples) for _, s in several):
+            return {}
+        names = sorted(runs)
+        total = sum(weight * scores.scores[[scores.seeds.tolist().index(name) for name in names]] for weight, scores in several)
+        found[task] = TaskScores(np.asarray(total), np.array(names), several[0][1].examples, several[0][1].pictures)
+    return found
+
+
+def _bootstrapped(scores: Scores) -> Estimate | None:
+    return hierarchical_bootstrap(scores, np.random.default_rng(0), num_draws=comparison.NUM_DRAWS) if scores else None
+
+
+@cache
+def level(results: Results, point: Point, what: str) -> Estimate | None:
+    """A point's score with its interval; None if a task has no run."""
+    return _bootstrapped(pooled(results, point.rows, what))
+
+
+@cache
+def step(results: Results, start: Point, end: Point, what: str) -> Estimate | None:
+    """How much higher ``end`` scores than ``start``, run by run and item by item."""
+    return _bootstrapped(combined([(1.0, pooled(results, end.rows, what)), (-1.0, pooled(results, start.rows, what))]))
+
+
+@cache
+def slope(results: Results, line: Line, what: str) -> Estimate | None:
+    """What a doubling of the number does to the score: the least-squares slope over log2; None with under three points."""
+    scored = [(math.log2(point.x), pooled(results, point.rows, what)) for point in line.points]
+    known = [(x, scores) for x, scores in scored if scores]
+    if len(known) < 3:
+        return None
+    places = np.array([x for x, _ in known]) - np.mean([x for x, _ in known])
+    weights = places / (places**2).sum()
+    return _bootstrapped(combined([(float(w), scores) for w, (_, scores) in zip(weights, known, strict=True)]))
+
+
+# --------------------------------------------------------------------------------------------------
+# Crossings
+# --------------------------------------------------------------------------------------------------
+
+
+@cache
+def crossing(results: Results, a: Line, b: Line, what: str) -> Crossing | None:
+    """Where two lines cross over a logarithmic axis; None if they have fewer than two scored points in common.
+
+    Pictures and runs are redrawn for all points at once. A draw in which the lines no longer cross between their ends
+    has its crossing beyond one of them. If more than one draw in forty has them cross the other way, nothing is known
+    of the place, and the interval is all there is.
+    """
+    other = {point.x: point for point in b.points}
+    pairs = [(p.x, p, other[p.x]) for p in a.points if p.x in other]
+    scored = [(x, combined([(1.0, pooled(results, p.rows, what)), (-1.0, pooled(results, q.rows, what))])) for x, p, q in pairs]
+    known = [(math.log(x), scores) for x, scores in scored if scores]
+    if len(known) < 2:
+        return None
+    places, parts = np.array([x for x, _ in known]), [scores for _, scores in known]
+    mean = np.array([[task.scores.mean() for task in scores.values()] for scores in parts]).mean(axis=1)
+    first = a.label if mean[0] >= 0 else b.label
+    if np.sign(mean[0]) * np.sign(mean[-1]) >= 0:
+        return Crossing(math.nan, math.nan, math.nan, first)
+    draws = mean + joint_shifts(parts, np.random.default_rng(0), comparison.NUM_DRAWS)
+    found = _crossings(np.sign(mean[0]) * draws, places)
+    low, high = -math.inf, math.inf
+    if np.isnan(found).mean() <= (1 - LEVEL) / 2:
+        sure = found[~np.isnan(found)]
+        low = float(np.quantile(sure, (1 - LEVEL) / 2, method="lower"))
+        high = float(np.quantile(sure, (1 + LEVEL) / 2, method="higher"))
+    here = float(_crossings(np.sign(mean[0]) * mean[None], places)[0])
+    return Crossing(math.exp(here), math.exp(low), math.exp(high), first)
+
+
+def _crossings(draws: NDArray[np.float64], places: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(B,) where each row of ``draws`` (B, P) goes from positive to negative; ±inf beyond the ends, nan the other way."""
+    starts, ends = draws[:, 0] > 0, draws[:, -1] > 0
+    found = np.where(starts & ends, np.inf, np.where(~starts & ~ends, -np.inf, np.nan))
+    within = np.flatnonzero(starts & ~ends)
+    after = np.argmax(draws[within] <= 0, axis=1)  # the first point behind the crossing
+    above, below = draws[within, after - 1], draws[within, after]
+    share = above / (above - below)
+    found[within] = places[after - 1] + share * (places[after] - places[after - 1])
+    return found
+
+
+def joint_shifts(parts: Sequence[Scores], rng: np.random.Generator, num_draws: int) -> NDArray[np.float64]:
+    """(B, P) how far redrawn pictures and runs move the averages of P score sets at once.
+
+    As in stats.hierarchical_bootstrap, one unit fewer is drawn than there are, and what pictures and runs do is drawn
+    apart and added; the same pictures and runs are drawn for all sets. Chance answers of single runs to single items
+    are counted in both, so the spread is somewhat too wide rather than too narrow.
+
+    Args:
+        parts: Scores of the same tasks and items; only the runs that all of them have are used.
+        rng: Source of the draws.
+        num_draws: B.
+    """
+    total = np.zeros((num_draws, len(parts)))
+    for task in parts[0]:
+        runs = sorted(set.intersection(*(set(scores[task].seeds.tolist()) for scores in parts)))
+        chosen = [scores[task].scores[[scores[task].seeds.tolist().index(run) for run in runs]] for scores in parts]
+        matrix = np.stack(chosen)  # (P, S, I)
+        _, cluster = np.unique(parts[0][task].pictures, return_inverse=True)
+        sizes = np.bincount(cluster).astype(float)
+        of_item = matrix.mean(axis=1)
+        sums = np.stack([np.bincount(cluster, weights=row) for row in of_item])  # (P, K)
+        pictures = rng.multinomial(len(sizes) - 1, np.full(len(sizes), 1 / len(sizes)), size=num_draws)
+        mean = matrix.mean(axis=(1, 2))
+        total += (pictures @ sums.T) / (pictures @ sizes)[:, None] - mean
+        if len(runs) > 1:
+            redrawn = rng.multinomial(len(runs) - 1, np.full(len(runs), 1 / len(runs)), size=num_draws)
+            total += redrawn @ matrix.mean(axis=2).T / (len(runs) - 1) - mean
+    return total / len(parts[0])

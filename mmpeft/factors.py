@@ -1,0 +1,133 @@
+"""Two things switched on alone and together: a method, and a tuned connector.
+
+method alone       frozen − base            connector beside it   tuned − frozen
+connector alone    connector only − base    method beside it      tuned − connector only
+both               tuned − base             more than the sum     (tuned − frozen) − (connector only − base)
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mmpeft import comparison
+from mmpeft.comparison import Results, Variant, find
+from mmpeft.curve_report import framed, groups_of
+from mmpeft.curves import Scores, combined, pooled
+from mmpeft.methods import METHODS
+from mmpeft.report import Prose, Table, cell, listed, percent, with_interval
+from mmpeft.stats import Estimate, TaskScores, hierarchical_bootstrap
+
+EFFECTS: Mapping[str, Mapping[str, float]] = {
+    "method alone": {"frozen": 1, "base": -1},
+    "connector alone": {"connector": 1, "base": -1},
+    "both": {"tuned": 1, "base": -1},
+    "connector beside the method": {"tuned": 1, "frozen": -1},
+    "method beside the connector": {"tuned": 1, "connector": -1},
+    "more than the sum": {"tuned": 1, "frozen": -1, "connector": -1, "base": 1},
+}
+"""Each effect as a weighted sum of four rows."""
+
+BASE, CONNECTOR = METHODS["zero-shot"].label, METHODS["connector"].label
+
+
+def labels(results: Results) -> list[str]:
+    """The methods that the plan runs with the connector frozen and tuned, once each."""
+    names = dict.fromkeys(variant.label for variant in results.variants)
+    return [name for name in names if find(results, name, "frozen") and find(results, name, "tuned")]
+
+
+def effect(results: Results, label: str, name: str, what: str) -> Estimate | None:
+    """One of EFFECTS for a method, paired run by run and item by item; None if a row of it has no run.
+
+    Args:
+        results: From comparison.read.
+        label: The method's printed name.
+        name: A key of EFFECTS.
+        what: A task, or ``unseen`` or ``seen`` for the average.
+    """
+    rows = _rows(results, label)
+    scores = {part: pooled(results, (row,), what) if row else {} for part, row in rows.items() if part in EFFECTS[name]}
+    if not all(scores.values()):
+        return None
+    trained = next(scores[part] for part in scores if part != "base")
+    parts = {part: _repeated(one, trained) if part == "base" else one for part, one in scores.items()}
+    total = combined([(weight, parts[part]) for part, weight in EFFECTS[name].items()])
+    return hierarchical_bootstrap(total, np.random.default_rng(0), num_draws=comparison.NUM_DRAWS) if total else None
+
+
+def _rows(results: Results, label: str) -> dict[str, Variant | None]:
+    return {
+        "frozen": find(results, label, "frozen"),
+        "tuned": find(results, label, "tuned"),
+        "connector": find(results, CONNECTOR),
+        "base": find(results, BASE),
+    }
+
+
+def _repeated(base: Scores, like: Scores) -> Scores:
+    """The one run of the untrained base against every run of a trained row."""
+    found = {}
+    for task, scores in base.items():
+        seeds = like[task].seeds
+        matrix = np.repeat(scores.scores[:1], len(seeds), axis=0)
+        found[task] = TaskScores(matrix, seeds, scores.examples, scores.pictures)
+    return found
+
+
+def effects_table(results: Results, group: str) -> Table:
+    """A row for each method, a column for each effect, in points of a group's average."""
+    rows, shown = {}, {}
+    for label in labels(results):
+        found = {name: effect(results, label, name, group) for name in EFFECTS}
+        rows[label] = {(name, part): getattr(e, part, None) for name, e in found.items() for part in ("mean", "low", "high")}
+        shown[label] = {name: cell(e, sign=True) for name, e in found.items()}
+    return framed(rows, shown, "The plan holds no method with the connector frozen and tuned.")
+
+
+def control(results: Results, label: str, group: str) -> Prose:
+    """Whether what a method gains from a tuned connector is what the connector gains by itself."""
+    names = ("connector beside the method", "connector alone", "more than the sum", "method beside the connector")
+    beside, alone, more, adds = (effect(results, label, name, group) for name in names)
+    if not (beside and alone and more and adds):
+        return Prose(f"What the connector does for {label} on the {group} tasks is not known yet: a row of it has no run.")
+    text = f"On the {group} tasks {label} gains {with_interval(beside, sign=True)} from a tuned connector{_relative(results, label, group)}; "
+    text += f"the connector trained alone gains {with_interval(alone, sign=True)} over the base. "
+    if adds.low > 0:
+        text += f"{label} with a tuned connector is {with_interval(adds, sign=True)} above the connector alone: it adds something of its own."
+    elif adds.high < 0:
+        text += f"{label} with a tuned connector is {with_interval(adds, sign=True)} from the connector alone, so the connector does better by itself."
+    else:
+        text += f"{label} with a tuned connector cannot be told apart from the connector alone ({with_interval(adds, sign=True)}): "
+        text += "the score is the connector's."
+    sides = {"more": more.low > 0, "less": more.high < 0}
+    said = next((word for word, holds in sides.items() if holds), "neither more nor less, as far as these runs can see,")
+    return Prose(f"{text} The connector brings {said} beside {label} than it does alone ({with_interval(more, sign=True)}).")
+
+
+def _relative(results: Results, label: str, group: str) -> str:
+    """The gain as a share of the frozen score, as the paper gives it."""
+    frozen, tuned = find(results, label, "frozen"), find(results, label, "tuned")
+    before, after = (comparison.estimate(results, row, group) if row else None for row in (frozen, tuned))
+    if not before or not after or before.mean <= 0:
+        return ""
+    return f", {percent(after.mean / before.mean - 1, sign=True)} % of what it scores with a frozen one"
+
+
+def sums(results: Results, group: str) -> Prose:
+    """For which methods the two together bring less, more, or as much as the sum of each alone."""
+    known = {label: e for label in labels(results) if (e := effect(results, label, "more than the sum", group))}
+    if not known:
+        return Prose(f"Whether the two help each other on the {group} tasks is not known yet.")
+    sides = {
+        "less than the sum of each alone for": [label for label, e in known.items() if e.high < 0],
+        "more than the sum of each alone for": [label for label, e in known.items() if e.low > 0],
+        "what cannot be told from the sum for": [label for label, e in known.items() if e.low <= 0 <= e.high],
+    }
+    parts = [f"{words} {listed(found)}" for words, found in sides.items() if found]
+    return Prose(f"On the {group} tasks a method and a tuned connector together bring {listed(parts)}.")
+
+
+def controls(results: Results) -> Prose:
+    """The sentence of :func:`control` for every method and group, as a list."""
+    told = [control(results, label, group) for group in groups_of(results) for label in labels(results)]
+    return Prose("\n".join(f"- {sentence}" for sentence in told) or "The plan holds no such method.")

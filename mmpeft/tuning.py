@@ -1,0 +1,290 @@
+"""How much of a score is the learning rate: the best of so many trials, what a wrong rate costs, who leads at which budget.
+
+A *trial* is a rate of the question's grid. The rates of the paper (``params/scales/paper.yaml``) are runs of their own
+beside the grid: they stand for a method that was not tuned here. Scores are averages over all tasks of the plan.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from mmpeft import comparison
+from mmpeft.comparison import Results, Variant
+from mmpeft.curve_report import framed
+from mmpeft.curves import ALL, LEVEL, joint_shifts, lines, pooled, spec_of
+from mmpeft.errors import MmpeftError
+from mmpeft.methods import METHODS
+from mmpeft.plan import read_yaml, scale_file
+from mmpeft.report import Prose, Table, cell, listed, percent, rate_text, to_html, with_interval
+from mmpeft.stats import Estimate
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The scores at every rate that has all its runs, and how they move together when pictures and seeds are redrawn.
+
+    Attributes:
+        rates: (P,) the learning rates.
+        labels: (P,) the method of each.
+        is_trial: (P,) whether the rate is one of the grid.
+        is_paper: (P,) whether it is the one that the paper uses.
+        mean: (P,) the averages over all tasks.
+        draws: (B, P) the same under redrawn pictures and seeds.
+    """
+
+    rates: Floats
+    labels: NDArray[np.str_]
+    is_trial: NDArray[np.bool_]
+    is_paper: NDArray[np.bool_]
+    mean: Floats
+    draws: Floats
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods with two trials or more, in the order of tables."""
+        return [label for label in dict.fromkeys(self.labels.tolist()) if self.trials_of(label).sum() > 1]
+
+    def trials_of(self, label: str) -> NDArray[np.bool_]:
+        """(P,) which rates are trials of this method."""
+        return (self.labels == label) & self.is_trial
+
+    def paper_of(self, label: str) -> NDArray[np.bool_]:
+        """(P,) which rate is the paper's for this method."""
+        return (self.labels == label) & self.is_paper
+
+
+def rate_of(results: Results, variant: Variant) -> float | None:
+    """The learning rate of a row: the method's, or the connector's where it alone is trained."""
+    spec = spec_of(results, variant)
+    return spec.connector.learning_rate if spec.method.tunes_connector else spec.train.learning_rate
+
+
+@cache
+def paper_rates() -> Mapping[str, float]:
+    """The paper's rates by the method's printed name, from the file of the scale ``paper``."""
+    rates = read_yaml(scale_file("paper"))["learning_rates"]
+    return {METHODS[name].label: rate for name, rate in rates.items()}
+
+
+@cache
+def sweep(results: Results) -> Sweep | None:
+    """The sweep of a question; None without a single rate that has all its runs."""
+    points = [(line.label, point) for line in lines(results, rate_of) for point in line.points]
+    scored = [(label, point.x, scores) for label, point in points if (scores := pooled(results, point.rows, ALL))]
+    runs = [set.intersection(*(set(task.seeds.tolist()) for task in scores.values())) for *_, scores in scored]
+    if not runs or not set.intersection(*runs):
+        return None
+    grid = {METHODS[name].label: rates for name, rates in results.question.learning_rate_grid.items()}
+    mean = np.array([np.mean([task.scores.mean() for task in scores.values()]) for *_, scores in scored])
+    shifts = joint_shifts([scores for *_, scores in scored], np.random.default_rng(0), comparison.NUM_DRAWS)
+    return Sweep(
+        rates=np.array([rate for _, rate, _ in scored]),
+        labels=np.array([label for label, *_ in scored]),
+        is_trial=np.array([rate in grid.get(label, ()) for label, rate, _ in scored]),
+        is_paper=np.array([rate == paper_rates().get(label) for label, rate, _ in scored]),
+        mean=mean,
+        draws=mean + shifts,
+    )
+
+
+def expected_best(scores: ArrayLike, num_trials: int) -> Floats:
+    """The expected highest score of trials drawn from all those made, without putting one back: exact.
+
+    The i-th lowest of n scores is the highest of k drawn ones in C(i - 1, k - 1) of the C(n, k) draws.
+
+    Args:
+        scores: (..., n).
+        num_trials: k, from 1 to n.
+
+    Returns:
+        (...,) means.
+
+    Raises:
+        MmpeftError: k is not between 1 and n.
+
+    Source: Dodge et al. 2019, "Show Your Work", arXiv:1909.03004, which draws with putting back.
+    """
+    ordered = np.sort(np.asarray(scores, dtype=float), axis=-1)
+    size = ordered.shape[-1]
+    if not 1 <= num_trials <= size:
+        raise MmpeftError(f"num_trials: must be between 1 and the {size} trials that were made, got {num_trials}.")
+    weights = np.array([comb(below, num_trials - 1) for below in range(size)]) / comb(size, num_trials)
+    found: Floats = ordered @ weights
+    return found
+
+
+def budgets(results: Results) -> dict[str, list[Estimate]]:
+    """For each method the expected best score of one trial, of two, … of all of its grid, with intervals."""
+    found = sweep(results)
+    if not found:
+        return {}
+    return {
+        label: [
+            _estimate(expected_best(found.mean[mine], k), expected_best(found.draws[:, mine], k)) for k in range(1, mine.sum() + 1)
+        ]
+        for label in found.methods
+        for mine in [found.trials_of(label)]
+    }
+
+
+def _estimate(mean: ArrayLike, draws: Floats) -> Estimate:
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(mean), float(low), float(high), float(draws.std()), np.inf, 1)  # type: ignore[arg-type]
+
+
+def budgets_table(results: Results) -> Table:
+    """A row for each method: its score at the paper's rate, and what so many trials can be expected to find."""
+    found, rows, shown = sweep(results), {}, {}
+    for label, best in budgets(results).items():
+        at_paper = _at_paper(found, label) if found else None
+        rows[label] = {"paper": at_paper.mean if at_paper else None} | {k: e.mean for k, e in enumerate(best, 1)}
+        shown[label] = {"the paper's rate": cell(at_paper)}
+        shown[label] |= {f"{k} trial{'s' if k > 1 else ''}": cell(e) for k, e in enumerate(best, 1)}
+    return framed(rows, shown, "No method has two rates with all their runs yet.")
+
+
+def _at_paper(found: Sweep, label: str) -> Estimate | None:
+    mine = found.paper_of(label)
+    return _estimate(found.mean[mine][0], found.draws[:, mine][:, 0]) if mine.any() else None
+
+
+# --------------------------------------------------------------------------------------------------
+# Who leads at which budget
+# --------------------------------------------------------------------------------------------------
+
+
+def ranking_table(results: Results) -> Table:
+    """The methods in order of their score, for the paper's rates and for each number of trials."""
+    orders = _orders(results)
+    places = max((len(order) for order in orders.values()), default=0)
+    frame = pd.DataFrame({name: [*order, *[""] * (places - len(order))] for name, order in orders.items()}).T
+    frame.columns = [f"{place}." for place in range(1, places + 1)]
+    return Table(frame, to_html(frame) if places else "<p>Nothing can be ranked yet.</p>")
+
+
+def _orders(results: Results) -> dict[str, list[str]]:
+    found, best = sweep(results), budgets(results)
+    if not found or not best:
+        return {}
+    at_paper = {label: e.mean for label in best if (e := _at_paper(found, label))}
+    orders = {"the paper's rates": _ordered(at_paper)} if len(at_paper) > 1 else {}
+    for k in range(1, min(len(each) for each in best.values()) + 1):
+        orders[f"{k} trial{'s' if k > 1 else ''} each"] = _ordered({label: each[k - 1].mean for label, each in best.items()})
+    return orders
+
+
+def _ordered(scores: Mapping[str, float]) -> list[str]:
+    return sorted(scores, key=lambda label: -scores[label])
+
+
+def ranking(results: Results) -> Prose:
+    """Whether the order of the methods depends on the number of trials, or on taking the paper's rates."""
+    orders, found = _orders(results), sweep(results)
+    budget = [name for name in orders if name.endswith("each")]
+    if len(budget) < 2 or not found:
+        return Prose("Whether the ranking depends on the tuning is not known yet: too few rates have all their runs.")
+    first, last = orders[budget[0]], orders[budget[-1]]
+    swapped = _swapped(first, last)
+    text = "The ranking of the methods is the same after one trial each as after the whole grid."
+    if swapped:
+        text = f"Between one trial each and the whole grid, {_said(swapped)} change places."
+    if "the paper's rates" not in orders:
+        return Prose(text)
+    swapped = _swapped(orders["the paper's rates"], [label for label in last if label in orders["the paper's rates"]])
+    if not swapped:
+        return Prose(f"{text} With the paper's rates it is the same as with the best rate of each.")
+    clear = [pair for pair in swapped if _clearly_swapped(found, *pair)]
+    text += f" Between the paper's rates and the best rate of each, {_said(swapped)} change places"
+    return Prose(f"{text}; {_said(clear) if clear else 'none of them'} with both differences clear of zero.")
+
+
+def _said(pairs: Iterable[tuple[str, str]]) -> str:
+    return listed(f"{a} and {b}" for a, b in pairs).replace(" and ", ", ", 0)
+
+
+def _swapped(a: list[str], b: list[str]) -> list[tuple[str, str]]:
+    """The pairs that stand in another order in b than in a."""
+    return [(x, y) for x, y in combinations(a, 2) if x in b and y in b and b.index(x) > b.index(y)]
+
+
+def _clearly_swapped(found: Sweep, a: str, b: str) -> bool:
+    """Whether a is surely ahead of b at the paper's rates, and surely behind at the best ones, or the other way."""
+    at_paper = found.draws[:, found.paper_of(a)][:, 0] - found.draws[:, found.paper_of(b)][:, 0]
+    at_best = found.draws[:, _best(found, a)] - found.draws[:, _best(found, b)]
+    signs = [_sure_sign(draws) for draws in (at_paper, at_best)]
+    return signs[0] * signs[1] == -1
+
+
+def _best(found: Sweep, label: str) -> int:
+    trials = np.flatnonzero(found.trials_of(label))
+    return int(trials[np.argmax(found.mean[trials])])
+
+
+def _sure_sign(draws: Floats) -> int:
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return int(low > 0) - int(high < 0)
+
+
+# --------------------------------------------------------------------------------------------------
+# What the rate does, beside what the method does
+# --------------------------------------------------------------------------------------------------
+
+
+def spread_table(results: Results) -> Table:
+    """For each method: its best rate, how far the grid spreads its score, what a neighboring rate and the paper's cost."""
+    found, rows, shown = sweep(results), {}, {}
+    for label in found.methods if found else []:
+        assert found is not None
+        trials = np.flatnonzero(found.trials_of(label))
+        best, place = _best(found, label), int(np.argmax(found.mean[trials]))
+        near = [trials[i] for i in (place - 1, place + 1) if 0 <= i < len(trials)]
+        costs = {
+            "over the grid": _estimate(np.ptp(found.mean[trials]), np.ptp(found.draws[:, trials], axis=1)),
+            "one rate off": _cost(found, best, min(near, key=lambda i: found.mean[i])),
+            "the paper's rate": _cost(found, best, *np.flatnonzero(found.paper_of(label))[:1]),
+        }
+        rows[label] = {"best rate": found.rates[best]} | {name: e.mean if e else None for name, e in costs.items()}
+        shown[label] = {"best rate": rate_text(found.rates[best])}
+        shown[label] |= {f"{name}, points": cell(e, sign=True) for name, e in costs.items()}
+    return framed(rows, shown, "No method has two rates with all their runs yet.")
+
+
+def _cost(found: Sweep, best: int, other: int | None = None) -> Estimate | None:
+    """How much lower another rate scores than the best one, as a negative number."""
+    if other is None:
+        return None
+    return _estimate(found.mean[other] - found.mean[best], found.draws[:, other] - found.draws[:, best])
+
+
+def largest_effect(results: Results) -> Prose:
+    """Whether the rate moves a method's score more than the choice of the method does, each at its best rate.
+
+    Compared are two standard deviations: over the rates of a grid, averaged over the methods, and over the methods.
+    """
+    found = sweep(results)
+    if not found or len(found.methods) < 2:
+        return Prose("Whether the learning rate is the largest effect is not known yet: too few rates have all their runs.")
+    grids = [np.flatnonzero(found.trials_of(label)) for label in found.methods]
+    tops = [_best(found, label) for label in found.methods]
+    over_rates = [np.mean([of[..., grid].std(axis=-1, ddof=1) for grid in grids], axis=0) for of in (found.mean, found.draws)]
+    over_methods = [of[..., tops].std(axis=-1, ddof=1) for of in (found.mean, found.draws)]
+    rates, methods = (_estimate(*pair) for pair in (over_rates, over_methods))
+    lead = _estimate(over_rates[0] - over_methods[0], over_rates[1] - over_methods[1])
+    ranges = [float(np.ptp(found.mean[grid])) for grid in grids]
+    text = f"Over its grid, a method's average moves by {percent(min(ranges))} to {percent(max(ranges))} points from its worst rate "
+    text += f"to its best; at their best rates, the methods lie {percent(float(np.ptp(found.mean[tops])))} points apart. "
+    text += f"As standard deviations: {percent(rates.mean)} points over rates, {percent(methods.mean)} over methods, "
+    text += f"a difference of {with_interval(lead, sign=True)}. "
+    if lead.low > 0:
+        return Prose(text + "The learning rate is the larger effect: within these grids it moves a score more than the method does.")
+    if lead.high < 0:
+        return Prose(text + "The learning rate is not the larger effect: the method moves a score more than the rate does within these grids.")
+    return Prose(text + "Which of the two is larger, these runs cannot tell.")
