@@ -142,6 +142,31 @@ class Mentions(NamedTuple):
         return _ratio(len(set(self.right)), self.num_things)
 
 
+class Word(NamedTuple):
+    """One word of a caption.
+
+    Attributes:
+        text: As it stands there.
+        thing: What it names; None for a word that names no thing.
+        invented: Whether that is not in the picture.
+    """
+
+    text: str
+    thing: str | None
+    invented: bool
+
+
+def words_of(caption: str, things: Collection[str], names: Mapping[str, str]) -> list[Word]:
+    """The words of a caption, and whether what they name is there; see :func:`mentions`."""
+    there = {names.get(thing, thing) for thing in things}
+    found = []
+    for text in caption.split():
+        word = text.lower().strip('.,:;!?"()')
+        thing = names.get(word) or names.get(word.removesuffix("s"))
+        found.append(Word(text, thing, thing is not None and thing not in there))
+    return found
+
+
 def mentions(caption: str, things: Collection[str], names: Mapping[str, str]) -> Mentions:
     """What a caption names, and whether it is there.
 
@@ -155,11 +180,10 @@ def mentions(caption: str, things: Collection[str], names: Mapping[str, str]) ->
 
     Source: Rohrbach et al. 2018, arXiv:1809.02156; chair.py of github.com/LisaAnne/Hallucination.
     """
-    words = [word.strip('.,:;!?"()') for word in caption.lower().split()]
-    found = [thing for word in words if (thing := names.get(word) or names.get(word.removesuffix("s")))]
-    there = {names.get(thing, thing) for thing in things}
-    right = tuple(thing for thing in found if thing in there)
-    return Mentions(right, tuple(thing for thing in found if thing not in there), len(there), len(caption.split()))
+    words = words_of(caption, things, names)
+    right = tuple(word.thing for word in words if word.thing and not word.invented)
+    invented = tuple(word.thing for word in words if word.thing and word.invented)
+    return Mentions(right, invented, len({names.get(thing, thing) for thing in things}), len(words))
 
 
 class Chair(NamedTuple):

@@ -42,11 +42,20 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
-def _panels(columns: int, height: float, rows: int = 1, **options: Any) -> tuple[Picture, list[Axes]]:
+def new_panels(columns: int, height: float, rows: int = 1, *, width: float = 1.0, **options: Any) -> tuple[Picture, list[Axes]]:
+    """An empty figure and its panels, row by row.
+
+    Args:
+        columns: Panels beside each other.
+        height: Of a row, in inches.
+        rows: Panels above each other.
+        width: Of a panel, as a multiple of PANEL_INCHES.
+        options: Of matplotlib's ``subplots``.
+    """
     # Text is read at a phone's width too, so it is large beside the panels.
     style = {**sns.axes_style("whitegrid"), **sns.plotting_context("notebook")}
     with sns.plotting_context("notebook"), sns.axes_style(style):
-        figure = Picture(figsize=(PANEL_INCHES * columns, height * rows), layout="constrained")
+        figure = Picture(figsize=(PANEL_INCHES * width * columns, height * rows), layout="constrained")
         axes = np.atleast_1d(figure.subplots(rows, columns, squeeze=False, **options)).ravel()
     for panel in axes:
         panel.spines[["top", "right"]].set_visible(False)
@@ -60,7 +69,7 @@ def plot_methods(results: Results) -> Picture:
     """
     variants = [v for v in reversed(list(results.variants)) if any(estimate(results, v, g) for g in GROUPS)]
     height = 1.4 + 0.36 * max(3, len(variants))
-    figure, panels = _panels(2, height, sharey=True)
+    figure, panels = new_panels(2, height, sharey=True)
     for group, panel in zip(GROUPS, panels, strict=True):
         for place, variant in enumerate(variants):
             _point(panel, results, variant, group, place)
@@ -94,7 +103,7 @@ def _base_line(panel: Axes, results: Results, group: str, *, level: bool = False
 
 def plot_parameters(results: Results) -> Picture:
     """The two averages against the number of trained parameters, logarithmic; filled: connector tuned."""
-    figure, panels = _panels(2, 4.2)
+    figure, panels = new_panels(2, 4.2)
     trained = [(v, count) for v in results.variants if (count := parameters(results, v))]
     for group, panel in zip(GROUPS, panels, strict=True):
         for variant, count in trained:
@@ -130,7 +139,7 @@ def plot_learning_rates(results: Results) -> Picture:
     curves = rate_curves(results)
     columns = min(3, max(1, len(curves)))
     rows = max(1, math.ceil(len(curves) / columns))
-    figure, panels = _panels(columns, 3.2, rows, sharey=True)
+    figure, panels = new_panels(columns, 3.2, rows, sharey=True)
     for panel in panels[len(curves) :]:
         panel.set_visible(False)
     for (label, curve), panel in zip(curves.items(), panels, strict=False):

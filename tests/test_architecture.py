@@ -16,14 +16,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LARGEST = 450
 
 ORDER = (
-    *("errors", "entry", "task", "methods.base", "methods.*", "methods", "registry", "spec", "plan", "files", "leases", "records"),
+    *("errors", "entry", "task", "methods.base", "methods.*", "methods", "registry", "spec", "plan"),
+    *("files", "leases", "records"),
     *("metrics", "faithfulness", "stats"),
     *("mini.world", "mini.synonyms", "mini.scenes", "mini.draw", "mini.task", "mini.*"),
     *("tasks.mini_vqav2", "tasks.mini_flickr30k", "tasks.*", "tasks"),
     *("vision", "features", "models", "batches", "bottleneck", "attach", "train", "evaluate", "monitor", "contract"),
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "mini.card", "mini.base"),
     *("execute", "pictures", "audit", "doctor"),
-    *("comparison", "report", "paper", "figures", "gallery", "book", "__main__"),
+    *("comparison", "report", "paper", "tracks", "track_report", "faith_report", "flops", "efficiency"),
+    *("figures", "track_figures", "gallery", "album"),
+    *("book", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
 

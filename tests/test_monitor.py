@@ -46,7 +46,7 @@ def test_being_asked_changes_the_training_by_nothing(name: str) -> None:
 
 
 def test_a_run_is_asked_before_training_and_after_every_so_many_epochs() -> None:
-    record, predictions, tracked = run(spec_of())
+    record, _, tracked = run(spec_of())
     moments = [(point.epoch, point.step, point.task, point.split, point.num_examples) for point in record.track]
     tasks = [("mini-vqav2", "dev"), ("mini-scienceqa", "test"), ("mini-pope", "test")]
     assert moments == [(epoch, step, *task, 6) for epoch, step in ((0, 0), (2, 4), (4, 8)) for task in tasks]

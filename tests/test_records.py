@@ -206,7 +206,7 @@ def test_tracked_predictions_read_back_one_row_an_example_and_epoch(store: Store
 
 def test_a_run_that_was_asked_nothing_on_the_way_says_so(store: Store) -> None:
     (run_id,) = filled(store, 1)
-    with pytest.raises(MmpeftError, match="no tracked predictions .* its record came without any"):
+    with pytest.raises(MmpeftError, match=r"no tracked predictions .* its record came without any"):
         store.tracked(run_id)
     assert store.load(run_id)
 
@@ -217,7 +217,7 @@ def test_lost_or_damaged_tracked_predictions_make_the_run_missing(store: Store, 
     run_id = make_plan(1)[0].run_id
     path = store.tracked_path(run_id)
     path.unlink() if damage is None else path.write_bytes(damage)
-    with pytest.warns(CorruptedRecord), pytest.raises(MmpeftError, match="tracked predictions .* lost or damaged"):
+    with pytest.warns(CorruptedRecord), pytest.raises(MmpeftError, match=r"tracked predictions .* lost or damaged"):
         store.tracked(run_id)
     assert len(store.missing(make_plan(1))) == 1
 
