@@ -70,7 +70,7 @@ def forgetful(spec: RunSpec, task: str, epoch: int) -> float:
     """The share of right answers on the way: the source rises, the others fall, the Adapter's least and Prefix's most."""
     if spec.method.name == "zero-shot" or epoch == 0:
         return 0.55
-    worth = {"adapter": 0.9, "lora": 0.6, "ia3": 0.65, "prefix": 0.0}.get(spec.method.name, 0.5)
+    worth = {"adapter": 1.0, "lora": 0.7, "ia3": 0.75, "prefix": 0.0}.get(spec.method.name, 0.5)
     return 0.9 if task == spec.task else 0.55 - 0.05 * epoch * (1 - worth)
 
 

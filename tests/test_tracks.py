@@ -15,7 +15,7 @@ from mmpeft.records import Store
 from mmpeft.tracks import Tracks
 
 TASKS = ["mini-scienceqa", "mini-iconqa-txt", "mini-flickr30k", "mini-vqav2", "mini-pope"]
-TRACK = {"every_epochs": 2, "num_examples": 24, "split": "test", "tasks": TASKS}
+TRACK = {"every_epochs": 2, "num_examples": 48, "split": "test", "tasks": TASKS}
 ASKED = question("generalization", track=TRACK, seeds=[0, 1, 2], columns=["ScienceQA", "IconQA-txt"])
 CAPTIONS = question("hallucination", track={**TRACK, "every_epochs": 3}, seeds=[0, 1, 2])
 
@@ -70,7 +70,7 @@ def test_every_source_task_epoch_and_seed_is_read(complete: Tracks) -> None:
     assert complete.sources == ["mini-scienceqa", "mini-iconqa-txt"] and complete.epochs == [0, 2, 4, 6, 8, 10, 12]
     assert [each.label for each in complete.trained] == ["LoRA", "(IA)³", "Adapter", "Prefix"]
     track = complete.found[row(complete, "LoRA"), "mini-scienceqa", "mini-vqav2"]
-    assert track.scores.shape == track.answers.shape == (3, 7, 24)
+    assert track.scores.shape == track.answers.shape == (3, 7, 48)
     own = complete.found[row(complete, "LoRA"), "mini-scienceqa", "mini-scienceqa"]
     assert all("/dev/" in name for name in own.examples) and all("/test/" in name for name in track.examples)
     assert np.isfinite(own.losses).all()
