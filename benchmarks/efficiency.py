@@ -7,7 +7,7 @@ a ratio within a round cancels it. The first round warms up and is thrown away.
 
 Memory is measured in fresh processes: how far the largest resident size rises from after loading the model with its method
 to after some training steps. It holds activations, gradients and the optimizer's state; it misses what the allocator had to
-spare already, and it is no measure of a GPU's memory.
+spare already, it needs Linux, and it is no measure of a GPU's memory.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from mmpeft.models import load
 from mmpeft.plan import Question, load_question
 from mmpeft.records import Store, utc_now
 from mmpeft.registry import fingerprint
-from mmpeft.run import encoder_for, environment, peak_memory_bytes
+from mmpeft.run import encoder_for, environment
 from mmpeft.spec import RunSpec, TrainSpec
 from mmpeft.task import Example
 from mmpeft.tasks import TASKS
@@ -97,13 +97,22 @@ class Row:
 def memory(question: Question, place: int) -> None:
     """Print how many bytes training lifts the peak of this process, for one row."""
     row = Row(question.specs()[place])
-    before = peak_memory_bytes()
+    before = resident_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading (Linux: man proc)
     row.train(MEMORY_STEPS)
-    print(json.dumps({"bytes": max(0, peak_memory_bytes() - before)}))
+    print(json.dumps({"bytes": max(0, resident_bytes("VmHWM") - before)}))
+
+
+def resident_bytes(field: str) -> int:
+    """The resident size of this process, now (VmRSS) or at its largest (VmHWM)."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
 def memory_in_fresh_processes(arguments: argparse.Namespace, place: int) -> list[int]:
-    """The same from processes of their own."""
+    """The same from processes of their own; nothing where the system does not tell."""
+    if not Path("/proc/self/clear_refs").exists():
+        return []
     command = [sys.executable, __file__, "--model", arguments.model, "--scale", arguments.scale, "--memory", str(place)]
     found = []
     for _ in range(arguments.processes):
