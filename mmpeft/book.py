@@ -17,14 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mmpeft.errors import MmpeftError, unknown
-from mmpeft.plan import Question, load_question, params_folder, project_root, read_yaml, scale_file
+from mmpeft.plan import Question, load_question, params_folder, project_root, questions, read_yaml, scale_file
 from mmpeft.registry import DATA
-
-QUESTIONS = ("method", "learning_rate")
-"""Notebooks that answer a question of params/ from records."""
-
-LESSONS = ("lesson_lora", "lesson_adapter", "tasks")
-"""Notebooks that need no records."""
 
 TIMEOUT_SECONDS = 1800
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -46,6 +40,18 @@ def root() -> Path:
 def notebooks() -> list[str]:
     """The names of the notebooks there are."""
     return sorted(path.stem for path in (root() / "notebooks").glob("*.ipynb"))
+
+
+def question_notebooks() -> list[str]:
+    """The notebooks that answer a question of ``params`` from records: those of the same name."""
+    asked = questions()
+    return [name for name in notebooks() if name in asked]
+
+
+def lessons() -> list[str]:
+    """The notebooks that need no records."""
+    asked = questions()
+    return [name for name in notebooks() if name not in asked]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -203,11 +209,12 @@ def build(
         MmpeftError: A notebook failed, or the build gave a warning.
     """
     place = Path(folder) if folder else root() / "book"
-    with _steps(len(QUESTIONS) + len(LESSONS) + 1 if execute else 1) as step:
+    asked = question_notebooks()
+    with _steps(len(notebooks()) + 1 if execute else 1) as step:
         if execute:
-            for name in (*LESSONS, *QUESTIONS):
+            for name in (*lessons(), *asked):
                 step(f"notebook {name}")
-                files, overrides = _question(name, store, scale) if name in QUESTIONS else ([], {})
+                files, overrides = _question(name, store, scale) if name in asked else ([], {})
                 notebook(name, files, place / "_executed" / f"{name}.ipynb", overrides)
         step("pages")
         _write_model_page(place / "_executed" / "model.md")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmpeft.decide import minimum_detectable_difference
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
 from mmpeft.plan import Planned, Question
@@ -26,7 +27,6 @@ from mmpeft.stats import (
     TaskScores,
     group_scores,
     hierarchical_bootstrap,
-    minimum_detectable_difference,
     paired_difference,
 )
 from mmpeft.tasks import TASKS

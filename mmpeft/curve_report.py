@@ -1,14 +1,14 @@
 """Tables and sentences about scores along a number: sizes of methods, sizes of training sets."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mmpeft.comparison import CONNECTOR_SAID, GROUPS, Results, variants_of
+from mmpeft.comparison import CONNECTOR_SAID, GROUPS, Results, detectable, variants_of
 from mmpeft.curves import (
     Crossing,
     Line,
@@ -30,6 +30,9 @@ from mmpeft.stats import Estimate
 
 Arms = Mapping[str, Sequence[Line]]
 """Lines by the name of what is held the same along them."""
+
+Cells = dict[Any, dict[Any, Any]]
+"""The cells of a table: by row, then by column."""
 
 
 def data_arms(results: Results) -> dict[str, list[Line]]:
@@ -55,6 +58,17 @@ def framed(rows: Mapping[Any, Mapping[Any, Any]], shown: Mapping[Any, Mapping[An
     return Table(frame, to_html(page))
 
 
+def with_detectable(table: Table, differences: Iterable[Estimate | None]) -> Table:
+    """The table, and below it how small a difference its runs could have found."""
+    needed = [detectable(e) for e in differences if e and e.standard_error > 0]
+    if not needed:
+        return table
+    low, high = percent(min(needed)), percent(max(needed))
+    ends = f"{low} points" if low == high else f"{low} to {high} points, by cell"
+    told = f"<p><small>The smallest true difference that such runs would find four times in five: {ends}.</small></p>"
+    return Table(table.frame, table.html + told)
+
+
 def _table(content: Mapping[Any, Mapping[Any, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(list(content.values()), dtype=object)
     table.index, table.columns = (_named(list(names)) for names in (content, table.columns))
@@ -72,8 +86,9 @@ def _named(names: Sequence[Any]) -> pd.Index:
 
 def sizes_table(results: Results) -> Table:
     """A row for each method and size: its parameters, and the two averages; the base first if it is in the plan."""
-    rows, shown = {}, {}
-    for variant in results.variants:
+    rows: Cells = {}
+    shown: Cells = {}
+    for variant in sorted(results.variants, key=lambda row: (row.rank, spec_of(results, row).method.size or 0)):
         spec = spec_of(results, variant)
         size = f"{spec.method.size_field} {spec.method.size}" if spec.method.size_field else DASH
         count = method_parameters(results, variant)
@@ -87,13 +102,16 @@ def sizes_table(results: Results) -> Table:
 
 def slopes_table(results: Results, of: Sequence[Line]) -> Table:
     """What a doubling of the number does to each average, in points, by the slope over all points of a line."""
-    rows, shown = {}, {}
+    rows: Cells = {}
+    shown: Cells = {}
+    all_found = []
     for line in (line for line in of if len(line.points) > 2):
         found = {group: slope(results, line, group) for group in groups_of(results)}
+        all_found += list(found.values())
         rows[name_of(line)] = {(g, part): getattr(e, part, None) for g, e in found.items() for part in ("mean", "low", "high")}
         shown[name_of(line)] = {"from": f"{line.points[0].x:,.0f}", "to": f"{line.points[-1].x:,.0f}"}
         shown[name_of(line)] |= {f"{group}, points a doubling": cell(e, sign=True) for group, e in found.items()}
-    return framed(rows, shown, "The plan has no line of three points.")
+    return with_detectable(framed(rows, shown, "The plan has no line of three points."), all_found)
 
 
 def trend(results: Results, of: Sequence[Line], group: str, what: str = "parameters") -> Prose:
@@ -153,8 +171,8 @@ def trainings_table(question: Question) -> Table:
 
 def points_table(results: Results, arms: Arms, head: str) -> Table:
     """Averages at each point of each line: a row for a method and a number, a column for a group and an arm."""
-    rows: dict[Any, dict[Any, Any]] = {}
-    shown: dict[Any, dict[Any, Any]] = {}
+    rows: Cells = {}
+    shown: Cells = {}
     points = {(name_of(line), point.x, arm): point for arm, of in arms.items() for line in of for point in line.points}
     for name in dict.fromkeys(name for name, _, _ in points):
         for x in sorted({place for line, place, _ in points if line == name}):
@@ -171,8 +189,9 @@ def points_table(results: Results, arms: Arms, head: str) -> Table:
 
 def steps_table(results: Results, arms: Arms) -> Table:
     """What each step to the next larger number brings, in points: a row for a method and an arm."""
-    rows: dict[Any, dict[Any, Any]] = {}
-    shown: dict[Any, dict[Any, Any]] = {}
+    rows: Cells = {}
+    shown: Cells = {}
+    all_found = []
     for arm, of in arms.items():
         for line in (line for line in of if len(line.points) > 1):
             key = (name_of(line), arm)
@@ -180,11 +199,13 @@ def steps_table(results: Results, arms: Arms) -> Table:
             for group in groups_of(results):
                 for start, end in pairwise(line.points):
                     e = step(results, start, end, group)
+                    all_found.append(e)
                     way = f"{start.x:,.0f} to {end.x:,.0f}"
                     rows[key] |= {(group, way): e.mean if e else None}
                     shown[key][f"{group} average, points", way] = cell(e, sign=True)
     order = _methods_first(rows)
-    return framed({k: rows[k] for k in order}, {k: shown[k] for k in order}, "The plan has no line of two points.")
+    table = framed({k: rows[k] for k in order}, {k: shown[k] for k in order}, "The plan has no line of two points.")
+    return with_detectable(table, all_found)
 
 
 def _methods_first(rows: Mapping[tuple[str, str], Any]) -> list[tuple[str, str]]:
@@ -221,7 +242,8 @@ def confound(results: Results, arms: Arms, group: str) -> Prose:
 
 def crossings_table(results: Results, arms: Arms) -> Table:
     """Where the lines of two methods cross, with intervals: only the pairs that do."""
-    rows, shown = {}, {}
+    rows: Cells = {}
+    shown: Cells = {}
     for arm, group, a, b, found in _crossings(results, arms):
         if not math.isnan(found.x):
             key = (f"{found.first} before, {b if found.first == a else a} behind", group, arm)

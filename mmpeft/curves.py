@@ -187,7 +187,8 @@ def combined(parts: Sequence[tuple[float, Mapping[str, TaskScores]]]) -> Scores:
             return {}
         names = sorted(runs)
         total = sum(weight * scores.scores[[scores.seeds.tolist().index(name) for name in names]] for weight, scores in several)
-        found[task] = TaskScores(np.asarray(total), np.array(names), several[0][1].examples, several[0][1].pictures)
+        exact = np.round(np.asarray(total), 12)  # weights that add up to zero leave no dust where nothing differs
+        found[task] = TaskScores(exact, np.array(names), several[0][1].examples, several[0][1].pictures)
     return found
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmpeft import comparison
 from mmpeft.comparison import Results, Variant, find
-from mmpeft.curve_report import framed, groups_of
+from mmpeft.curve_report import Cells, framed, groups_of, with_detectable
 from mmpeft.curves import Scores, combined, pooled
 from mmpeft.methods import METHODS
 from mmpeft.report import Prose, Table, cell, listed, percent, with_interval
@@ -76,12 +76,16 @@ def _repeated(base: Scores, like: Scores) -> Scores:
 
 def effects_table(results: Results, group: str) -> Table:
     """A row for each method, a column for each effect, in points of a group's average."""
-    rows, shown = {}, {}
+    rows: Cells = {}
+    shown: Cells = {}
+    all_found = []
     for label in labels(results):
         found = {name: effect(results, label, name, group) for name in EFFECTS}
+        all_found += list(found.values())
         rows[label] = {(name, part): getattr(e, part, None) for name, e in found.items() for part in ("mean", "low", "high")}
         shown[label] = {name: cell(e, sign=True) for name, e in found.items()}
-    return framed(rows, shown, "The plan holds no method with the connector frozen and tuned.")
+    table = framed(rows, shown, "The plan holds no method with the connector frozen and tuned.")
+    return with_detectable(table, all_found)
 
 
 def control(results: Results, label: str, group: str) -> Prose:
@@ -90,15 +94,16 @@ def control(results: Results, label: str, group: str) -> Prose:
     beside, alone, more, adds = (effect(results, label, name, group) for name in names)
     if not (beside and alone and more and adds):
         return Prose(f"What the connector does for {label} on the {group} tasks is not known yet: a row of it has no run.")
-    text = f"On the {group} tasks {label} gains {with_interval(beside, sign=True)} from a tuned connector{_relative(results, label, group)}; "
+    text = f"On the {group} tasks {label} gains {with_interval(beside, sign=True)} from a tuned connector"
+    text += f"{_relative(results, label, group)}; "
     text += f"the connector trained alone gains {with_interval(alone, sign=True)} over the base. "
+    text += f"{label} with a tuned connector, compared with the connector alone: {with_interval(adds, sign=True)}. "
     if adds.low > 0:
-        text += f"{label} with a tuned connector is {with_interval(adds, sign=True)} above the connector alone: it adds something of its own."
+        text += "So the method adds something of its own."
     elif adds.high < 0:
-        text += f"{label} with a tuned connector is {with_interval(adds, sign=True)} from the connector alone, so the connector does better by itself."
+        text += "So the connector does better by itself."
     else:
-        text += f"{label} with a tuned connector cannot be told apart from the connector alone ({with_interval(adds, sign=True)}): "
-        text += "the score is the connector's."
+        text += "So the score may be the connector's alone."
     sides = {"more": more.low > 0, "less": more.high < 0}
     said = next((word for word, holds in sides.items() if holds), "neither more nor less, as far as these runs can see,")
     return Prose(f"{text} The connector brings {said} beside {label} than it does alone ({with_interval(more, sign=True)}).")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from mmpeft.comparison import GROUPS, Results, Variant, estimate, find
 from mmpeft.methods import METHODS
 from mmpeft.paper import parameters
 from mmpeft.report import rate_curves, row_name
+from mmpeft.tuning import paper_rates
 
 # Okabe & Ito's palette, told apart under the common color blindnesses; gray stands for what is not trained.
 COLORS = {
@@ -73,7 +75,7 @@ def plot_methods(results: Results) -> Picture:
     for group, panel in zip(GROUPS, panels, strict=True):
         for place, variant in enumerate(variants):
             _point(panel, results, variant, group, place)
-        _base_line(panel, results, group)
+        base_line(panel, results, group)
         panel.set_title(f"{group} tasks")
         panel.set_xlabel("average score (%)")
         panel.grid(visible=False, axis="y")
@@ -93,7 +95,8 @@ def _point(panel: Axes, results: Results, variant: Variant, group: str, place: f
     panel.plot(100 * e.mean, place, "o", color=color, markerfacecolor=face, markeredgewidth=2, markersize=9)
 
 
-def _base_line(panel: Axes, results: Results, group: str, *, level: bool = False) -> None:
+def base_line(panel: Axes, results: Results, group: str, *, level: bool = False) -> None:
+    """Draw the score of the base without training as a dashed line: upright, or level; nothing if it has no run."""
     base = find(results, METHODS["zero-shot"].label)
     e = estimate(results, base, group) if base else None
     if e:
@@ -114,7 +117,7 @@ def plot_parameters(results: Results) -> Picture:
             face = color if variant.connector == "tuned" else "white"
             panel.plot([count, count], [100 * e.low, 100 * e.high], color=color, linewidth=2)
             panel.plot(count, 100 * e.mean, "o", color=color, markerfacecolor=face, markeredgewidth=2, markersize=9)
-        _base_line(panel, results, group, level=True)
+        base_line(panel, results, group, level=True)
         panel.set_xscale("log")
         panel.margins(x=0.12, y=0.12)
         panel.set_title(f"{group} tasks")
@@ -135,7 +138,10 @@ def _legend(figure: Picture, labels: Sequence[str]) -> None:
 
 
 def plot_learning_rates(results: Results) -> Picture:
-    """The average score against the learning rate, a panel for each swept method; thin lines: single tasks."""
+    """The average score against the learning rate, a panel for each swept method; thin lines: single tasks.
+
+    The ring marks the best rate, a diamond the paper's.
+    """
     curves = rate_curves(results)
     columns = min(3, max(1, len(curves)))
     rows = max(1, math.ceil(len(curves) / columns))
@@ -148,9 +154,54 @@ def plot_learning_rates(results: Results) -> Picture:
         panel.plot(curve.index, 100 * curve["score"], "o-", color=OF_LABEL[label], linewidth=2.4)
         best = curve["score"].idxmax()
         panel.plot(best, 100 * curve["score"][best], "o", markersize=14, markerfacecolor="none", color=OF_LABEL[label])
+        untuned = paper_rates().get(label)
+        if untuned is not None and untuned in curve.index:
+            panel.plot(untuned, 100 * curve["score"][untuned], "D", markersize=8, color=OF_LABEL[label])
         panel.set_xscale("log")
         panel.set_title(label)
         panel.set_xlabel("learning rate (log scale)")
     for panel in panels[::columns]:
         panel.set_ylabel(f"{results.question.split} score (%)")
+    return figure
+
+
+def plot_coverage(table: pd.DataFrame) -> Picture:
+    """How often each kind of interval holds the truth, and how wide it is, against the number of seeds.
+
+    Args:
+        table: From :func:`mmpeft.simulate.coverage`.
+    """
+    figure, panels = new_panels(2, 3.8)
+    looks = (("--", "s"), (":", "^"), ("-", "o"))  # no colors: a color is a method
+    for (name, rows), (dash, mark) in zip(table.groupby("interval", sort=False), looks, strict=True):
+        look: dict[str, Any] = {"color": "0.15", "linestyle": dash, "marker": mark, "linewidth": 2.2}
+        panels[0].errorbar(rows["num_seeds"], 100 * rows["coverage"], 100 * rows["margin"], label=name, **look)
+        panels[1].plot(rows["num_seeds"], 100 * rows["width"], **look)
+    panels[0].axhline(95, color="0.35", linewidth=1.2, zorder=1)
+    panels[0].set_ylabel("intervals that hold the truth (%)")
+    panels[1].set_ylabel("mean width (points)")
+    for panel in panels:
+        panel.set_ylim(bottom=0)
+        panel.set_xscale("log")
+        panel.set_xticks(table["num_seeds"].unique(), table["num_seeds"].unique(), minor=False)
+        panel.xaxis.minorticks_off()
+        panel.set_xlabel("seeds (number, log scale)")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def plot_detections(table: pd.DataFrame) -> Picture:
+    """How often a true difference is found, by its size; the ring: what such studies say they could find.
+
+    Args:
+        table: From :func:`mmpeft.simulate.detections`.
+    """
+    figure, (panel,) = new_panels(1, 3.8)
+    panel.plot(100 * table["difference"], 100 * table["found"], "o-", color="0.15", linewidth=2.2)
+    panel.plot(100 * table["detectable"].mean(), 80, "o", markersize=14, markerfacecolor="none", color="0.15")
+    for share in (5, 80):
+        panel.axhline(share, color="0.35", linestyle="--", linewidth=1.2, zorder=1)
+    panel.set_ylim(0, 103)
+    panel.set_xlabel("true difference (points)")
+    panel.set_ylabel("studies that find it (%)")
     return figure

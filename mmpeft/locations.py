@@ -9,10 +9,11 @@ from itertools import product
 from typing import get_args
 
 from mmpeft.comparison import Results, Variant
-from mmpeft.curve_report import framed, groups_of, name_of
+from mmpeft.curve_report import Cells, framed, groups_of, name_of, with_detectable
 from mmpeft.curves import Line, Point, level, method_parameters, spec_of, step
 from mmpeft.entry import Location
 from mmpeft.report import DASH, Prose, Table, cell, listed, with_interval
+from mmpeft.stats import Estimate
 
 Family = dict[str, dict[str, Variant]]
 """For each method's name the row at each location."""
@@ -63,7 +64,8 @@ def _spread(results: Results, rows: tuple[Variant, ...]) -> float:
 
 def locations_table(results: Results, family: str) -> Table:
     """A row for each method and location of a family: size, parameters of the method itself, the two averages."""
-    rows, shown = {}, {}
+    rows: Cells = {}
+    shown: Cells = {}
     for name, by_place in families(results).get(family, {}).items():
         for place, variant in by_place.items():
             method, count = spec_of(results, variant).method, method_parameters(results, variant)
@@ -77,16 +79,20 @@ def locations_table(results: Results, family: str) -> Table:
 
 def differences_table(results: Results, family: str) -> Table:
     """For each method the paired differences between locations, in points."""
-    rows, shown = {}, {}
+    rows: Cells = {}
+    shown: Cells = {}
+    all_found = []
     for name, by_place in families(results).get(family, {}).items():
         rows[name], shown[name] = {}, {}
         for group in groups_of(results):
             for a, b in (("mlp", "attention"), ("both", "attention"), ("both", "mlp")):
                 e = step(results, Point(0.0, (by_place[b],)), Point(0.0, (by_place[a],)), group)
+                all_found.append(e)
                 head = (f"{group} average, points", f"{a} over {b}")
                 rows[name] |= {(*head, part): getattr(e, part, None) for part in ("mean", "low", "high")}
                 shown[name][head] = cell(e, sign=True)
-    return framed(rows, shown, "No method of the plan has all three locations in this comparison.")
+    table = framed(rows, shown, "No method of the plan has all three locations in this comparison.")
+    return with_detectable(table, all_found)
 
 
 def best_location(results: Results, family: str, group: str) -> Prose:
@@ -106,7 +112,7 @@ def best_location(results: Results, family: str, group: str) -> Prose:
     return Prose(f"On the {group} tasks, {_words(family)}, the highest average is, for {'; for '.join(told)}.")
 
 
-def _lead(results, by_place, best, place, group):  # type: ignore[no-untyped-def]
+def _lead(results: Results, by_place: Mapping[str, Variant], best: str, place: str, group: str) -> Estimate | None:
     return step(results, Point(0.0, (by_place[place],)), Point(0.0, (by_place[best],)), group)
 
 

@@ -144,7 +144,7 @@ class Question(Part):
     @classmethod
     def _leave_the_rate_to_the_methods(cls, trainings: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if any("learning_rate" in training for training in trainings):
-            raise ValueError("trainings: a learning_rate belongs to a method; set it under 'learning_rates' or in a variant's 'train'")
+            raise ValueError("trainings: a learning_rate belongs to a method; set it in 'learning_rates' or a variant's 'train'")
         return trainings
 
     @field_validator("at_scale")

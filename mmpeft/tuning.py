@@ -16,12 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmpeft import comparison
 from mmpeft.comparison import Results, Variant
-from mmpeft.curve_report import framed
+from mmpeft.curve_report import Cells, framed
 from mmpeft.curves import ALL, LEVEL, joint_shifts, lines, pooled, spec_of
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
 from mmpeft.plan import read_yaml, scale_file
-from mmpeft.report import Prose, Table, cell, listed, percent, rate_text, to_html, with_interval
+from mmpeft.report import Prose, Table, cell, percent, rate_text, to_html, with_interval
 from mmpeft.stats import Estimate
 
 Floats = NDArray[np.float64]
@@ -126,12 +126,10 @@ def budgets(results: Results) -> dict[str, list[Estimate]]:
     found = sweep(results)
     if not found:
         return {}
+    grids = {label: found.trials_of(label) for label in found.methods}
     return {
-        label: [
-            _estimate(expected_best(found.mean[mine], k), expected_best(found.draws[:, mine], k)) for k in range(1, mine.sum() + 1)
-        ]
-        for label in found.methods
-        for mine in [found.trials_of(label)]
+        label: [_estimate(expected_best(found.mean[of], k), expected_best(found.draws[:, of], k)) for k in range(1, of.sum() + 1)]
+        for label, of in grids.items()
     }
 
 
@@ -142,7 +140,9 @@ def _estimate(mean: ArrayLike, draws: Floats) -> Estimate:
 
 def budgets_table(results: Results) -> Table:
     """A row for each method: its score at the paper's rate, and what so many trials can be expected to find."""
-    found, rows, shown = sweep(results), {}, {}
+    found = sweep(results)
+    rows: Cells = {}
+    shown: Cells = {}
     for label, best in budgets(results).items():
         at_paper = _at_paper(found, label) if found else None
         rows[label] = {"paper": at_paper.mean if at_paper else None} | {k: e.mean for k, e in enumerate(best, 1)}
@@ -207,7 +207,7 @@ def ranking(results: Results) -> Prose:
 
 
 def _said(pairs: Iterable[tuple[str, str]]) -> str:
-    return listed(f"{a} and {b}" for a, b in pairs).replace(" and ", ", ", 0)
+    return ", ".join(f"{a} and {b}" for a, b in pairs)
 
 
 def _swapped(a: list[str], b: list[str]) -> list[tuple[str, str]]:
@@ -240,7 +240,9 @@ def _sure_sign(draws: Floats) -> int:
 
 def spread_table(results: Results) -> Table:
     """For each method: its best rate, how far the grid spreads its score, what a neighboring rate and the paper's cost."""
-    found, rows, shown = sweep(results), {}, {}
+    found = sweep(results)
+    rows: Cells = {}
+    shown: Cells = {}
     for label in found.methods if found else []:
         assert found is not None
         trials = np.flatnonzero(found.trials_of(label))
@@ -279,12 +281,13 @@ def largest_effect(results: Results) -> Prose:
     rates, methods = (_estimate(*pair) for pair in (over_rates, over_methods))
     lead = _estimate(over_rates[0] - over_methods[0], over_rates[1] - over_methods[1])
     ranges = [float(np.ptp(found.mean[grid])) for grid in grids]
-    text = f"Over its grid, a method's average moves by {percent(min(ranges))} to {percent(max(ranges))} points from its worst rate "
-    text += f"to its best; at their best rates, the methods lie {percent(float(np.ptp(found.mean[tops])))} points apart. "
+    apart = percent(float(np.ptp(found.mean[tops])))
+    text = f"From the worst rate of its grid to the best, a method's average moves by {percent(min(ranges))} to "
+    text += f"{percent(max(ranges))} points; at their best rates, the methods lie {apart} points apart. "
     text += f"As standard deviations: {percent(rates.mean)} points over rates, {percent(methods.mean)} over methods, "
     text += f"a difference of {with_interval(lead, sign=True)}. "
     if lead.low > 0:
-        return Prose(text + "The learning rate is the larger effect: within these grids it moves a score more than the method does.")
+        return Prose(text + "Within these grids the learning rate is the larger effect: it moves a score more than the method.")
     if lead.high < 0:
-        return Prose(text + "The learning rate is not the larger effect: the method moves a score more than the rate does within these grids.")
+        return Prose(text + "Within these grids the learning rate is not the larger effect: the method moves a score more.")
     return Prose(text + "Which of the two is larger, these runs cannot tell.")

@@ -34,7 +34,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("book")
     folder, store = place / "book", Store(place / "store")
     shutil.copytree("book", folder, ignore=shutil.ignore_patterns("_build", "_executed"))
-    for name in book.QUESTIONS:
+    for name in book.question_notebooks():
         asked = Question.load(f"params/{name}.yaml", "params/scales/smoke.yaml")
         fill(store, asked.planned(), missing=0.3 if name == "learning_rate" else 0.0, failed=0.2)
     return book.build(store.path, scale="smoke", folder=folder).parent

@@ -13,7 +13,7 @@ import yaml
 
 from mmpeft import book
 from mmpeft.errors import MmpeftError
-from mmpeft.plan import Question
+from mmpeft.plan import Question, questions
 
 NAMES = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
 SMOKE = [Path("params/method.yaml"), Path("params/scales/smoke.yaml")]
@@ -27,8 +27,11 @@ def sources(name: str, cell_type: str) -> list[str]:
     return [cell.source for cell in read(name).cells if cell.cell_type == cell_type]
 
 
-def test_the_book_knows_every_notebook() -> None:
-    assert sorted((*book.QUESTIONS, *book.LESSONS)) == NAMES
+def test_every_question_has_a_notebook_and_every_notebook_its_page() -> None:
+    assert set(book.question_notebooks()) == set(questions())
+    assert sorted((*book.question_notebooks(), *book.lessons())) == NAMES
+    contents = Path("book/_toc.yml").read_text(encoding="utf-8")
+    assert [name for name in NAMES if f"file: _executed/{name}\n" not in contents] == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -54,12 +57,12 @@ def test_notebooks_have_one_cell_of_literal_parameters(name: str) -> None:
         ast.literal_eval(line.value)
 
 
-@pytest.mark.parametrize("name", book.QUESTIONS)
+@pytest.mark.parametrize("name", book.question_notebooks())
 def test_no_result_is_typed_into_prose(name: str) -> None:
     assert not [text for text in sources(name, "markdown") if re.search(r"\d[\d.]*\s*(%|points)|\d\.\d+ ", text)]
 
 
-@pytest.mark.parametrize("name", book.QUESTIONS)
+@pytest.mark.parametrize("name", book.question_notebooks())
 def test_a_questions_cell_and_its_file_say_the_same(name: str) -> None:
     parameters = papermill.inspect_notebook(f"notebooks/{name}.ipynb")
     assert set(parameters) == set(Question.model_fields)
