@@ -183,8 +183,14 @@ def processor() -> str:
 def report(measurement: Measurement) -> None:
     """Print one line a row."""
     for row in measurement.rows:
-        step, generation = (f"{sorted(v)[len(v) // 2]:8.4f}" if v else "       -" for v in (row.step_seconds, row.generate_seconds))
-        memory = f"{sorted(row.peak_memory_bytes)[len(row.peak_memory_bytes) // 2] / 2**20:7.1f}" if row.peak_memory_bytes else "      -"
+        step, generation = (
+            f"{sorted(v)[len(v) // 2]:8.4f}" if v else "       -" for v in (row.step_seconds, row.generate_seconds)
+        )
+        memory = (
+            f"{sorted(row.peak_memory_bytes)[len(row.peak_memory_bytes) // 2] / 2**20:7.1f}"
+            if row.peak_memory_bytes
+            else "      -"
+        )
         print(f"{row.name:28s} {row.trainable_params:9,d} trained {step} s a step {generation} s to generate {memory} MiB")
 
 

@@ -84,7 +84,9 @@ class Measurement(BaseModel):
         rows: What was measured, the untrained base first.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", allow_inf_nan=False, validate_by_name=True, serialize_by_alias=True
+    )
 
     schema_version: int = Field(default=1, alias="schema")
     model: str
@@ -222,7 +224,9 @@ def counts_table(results: Results) -> Table:
         size = f"{method.size_field} {getattr(method, method.size_field)}" if method.size_field else ""
         whole = method.name in ("full", "connector") or planned[0].spec.connector.tuned or not dims
         stored = first.get("trainable_params") if whole else method.num_stored(dims, planned[0].spec.location)
-        rows.append((variant.label, size, first.get("trainable_params"), stored, first.get("total_params"), first.get("adapter_bytes")))
+        rows.append(
+            (variant.label, size, first.get("trainable_params"), stored, first.get("total_params"), first.get("adapter_bytes"))
+        )
     frame = pd.DataFrame(rows, columns=["method", "size", "trained", "stored", "in all", "bytes on disk"])
     frame["trained, share"] = frame["trained"].astype(float) / frame["in all"].astype(float)
     shown = frame.drop(columns="trained, share").astype(object)

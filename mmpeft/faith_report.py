@@ -1,6 +1,5 @@
 """Tables about what models invent: captions against what is on the pictures, and yes/no questions under three parsers."""
 
-
 import numpy as np
 import pandas as pd
 
@@ -166,9 +165,7 @@ def parsers_table(tracks: Tracks, moment: int | str = "last") -> Table:
             rows.append({"method": row.label, "parser": parser, **found._asdict()})
             accuracy, yes = (estimate(tracks, row, "presence", moment, f"{of}, {parser}") for of in ("accuracy", "yes"))
             numbers = {name: _share(getattr(found, name)) for name in ("precision", "recall", "f1", "unparsed")}
-            shown.append(
-                {"method": row.label, "parser": parser, "accuracy": cell(accuracy), **numbers, "says yes": cell(yes)}
-            )
+            shown.append({"method": row.label, "parser": parser, "accuracy": cell(accuracy), **numbers, "says yes": cell(yes)})
     if not rows:
         return Table(pd.DataFrame(), "<p>No run was asked yet.</p>")
     names = {"f1": "F1", "unparsed": "not read"}

@@ -135,7 +135,9 @@ def formulas_table() -> Table:
         expected = training(row["frozen"], row["trained"], tokens)
         generated = inference(row["total"], dims.num_layers, dims.hidden_size, tokens)
         off = row["train_flops"] / expected - 1, row["inference_flops"] / generated - 1
-        rows.append({**row, "train_formula": expected, "inference_formula": generated, "train_off": off[0], "inference_off": off[1]})
+        rows.append(
+            {**row, "train_formula": expected, "inference_formula": generated, "train_off": off[0], "inference_off": off[1]}
+        )
         shown.append(
             {
                 "model": row["model"],

@@ -10,8 +10,10 @@ import pandas as pd
 from mmpeft.comparison import detectable
 from mmpeft.methods import METHODS
 from mmpeft.paper import METHOD_OF, published
+from mmpeft.plan import Question
 from mmpeft.report import DASH, MINUS, Prose, Table, listed, percent, to_html, with_interval
 from mmpeft.stats import Estimate
+from mmpeft.tasks import TASKS
 from mmpeft.tracks import Tracks, change, epochs_at, estimate, found_in
 
 NAMES = {
@@ -46,6 +48,22 @@ def _tables(content: Mapping[str, Mapping[str, Estimate | None]], *, sign: bool 
     means = {row: {k: e.mean if e else np.nan for k, e in cells.items()} for row, cells in content.items()}
     shown = {row: {k: cell(e, sign=sign) for k, e in cells.items()} for row, cells in content.items()}
     return Table(pd.DataFrame.from_dict(means, "index"), to_html(pd.DataFrame.from_dict(shown, "index")))
+
+
+def asked(question: Question) -> Prose:
+    """What the runs of a question are asked on the way, in a sentence."""
+    specs = [spec for spec in question.specs() if spec.track.wanted]
+    if not specs:
+        return Prose("These runs are asked nothing on the way.")
+    track = next((spec.track for spec in specs if spec.method.trains), specs[0].track)
+    tasks = list(dict.fromkeys(name for spec in specs for name in (spec.task, *spec.track.tasks)))
+    columns = listed(TASKS[name].column if name in TASKS else name for name in tasks)
+    much = f"{track.num_examples} examples" if track.num_examples else "all examples"
+    often = "each epoch" if track.every_epochs == 1 else f"every {track.every_epochs} epochs"
+    return Prose(
+        f"Before training and after {often} a run is asked {much} of each of {len(tasks)} tasks: its own on dev, the others on "
+        f"{track.split}. They are {columns}. The base is asked the same, once."
+    )
 
 
 # --------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ ORDER = (
     *("execute", "pictures", "audit", "doctor"),
     *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
     *("tracks", "track_report", "faith_report", "flops", "efficiency"),
-    *("figures", "sweep_figures", "track_figures", "gallery", "album", "book", "__main__"),
+    *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "book", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
 
@@ -36,7 +36,8 @@ PURE = [
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),
     *("execute", "audit", "doctor", "pictures", "__main__", "comparison", "report", "paper", "figures", "gallery", "book"),
     *("curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps", "sweep_figures"),
-    *("files", "faithfulness", "tracks", "track_report", "faith_report", "flops", "efficiency", "track_figures", "album"),
+    *("files", "faithfulness", "tracks", "track_report", "faith_report", "flops", "efficiency"),
+    *("track_figures", "cost_figures", "album"),
 ]
 HEAVY = ("torch", "transformers", "peft", "accelerate")
 

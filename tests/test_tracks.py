@@ -77,7 +77,8 @@ def test_every_source_task_epoch_and_seed_is_read(complete: Tracks) -> None:
 
 
 @pytest.mark.parametrize(
-    ("moment", "place"), [(0, 0), (4, 2), ("first", 1), ("last", 6), ("best", 2), ("best+1", 3), ("best+4", 6), ("best+5", -1), (3, -1)]
+    ("moment", "place"),
+    [(0, 0), (4, 2), ("first", 1), ("last", 6), ("best", 2), ("best+1", 3), ("best+4", 6), ("best+5", -1), (3, -1)],
 )
 def test_moments_are_found_by_number_or_name(complete: Tracks, moment: int | str, place: int) -> None:
     track = complete.found[row(complete, "LoRA"), "mini-scienceqa", "mini-vqav2"]
@@ -170,7 +171,9 @@ def test_invented_things_are_counted_as_the_captions_say(captions: Tracks) -> No
     frame = table.frame
     assert (frame["chair_s"].drop("Zero-shot") >= frame.loc["Zero-shot", "chair_s"]).all()
     track = captions.found[row(captions, "Prefix"), "mini-iconqa-txt", "mini-flickr30k"]
-    found = [[tracks.mentioned(track.task, p, a) for p, a in zip(track.pictures, said[-1], strict=True)] for said in track.answers]
+    found = [
+        [tracks.mentioned(track.task, p, a) for p, a in zip(track.pictures, said[-1], strict=True)] for said in track.answers
+    ]
     invented = np.array([[len(one.invented) for one in seed] for seed in found])
     named = np.array([[one.num_mentions for one in seed] for seed in found])
     assert frame.loc["Prefix", "chair_s"] == pytest.approx((invented > 0).mean())
