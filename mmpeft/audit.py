@@ -201,8 +201,8 @@ def _prediction_differences(recorded_in: Store, made_in: Store, run_id: str) -> 
     """One sentence if the predictions are not the same texts, and one if those made on the way are not."""
     before, now = (store.predictions(run_id).set_index("example_id")["prediction"] for store in (recorded_in, made_in))
     found = _changed(before, now, "predictions")
-    tracked = [_tracked(store, run_id) for store in (recorded_in, made_in)]
-    return found + _changed(*tracked, "tracked predictions")
+    before, now = (_tracked(store, run_id) for store in (recorded_in, made_in))
+    return found + _changed(before, now, "tracked predictions")
 
 
 def _tracked(store: Store, run_id: str) -> "pd.Series[str]":

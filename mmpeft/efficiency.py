@@ -142,8 +142,8 @@ def provenance(measurement: Measurement | None) -> Prose:
     e, s = measurement.environment, measurement.settings
     return Prose(
         f"**{len(measurement.rows)} rows measured one after another** · model {measurement.model} · {e.get('processor')} · "
-        f"{e.get('threads')} thread{'' if e.get('threads') == 1 else 's'} · torch {e.get('torch')} · {s.get('num_rounds')} rounds "
-        f"of {s.get('steps_a_round')} steps of {s.get('batch_size')} examples · commit {e.get('git_commit')} · "
+        f"{e.get('threads')} thread{'' if e.get('threads') == 1 else 's'} · torch {e.get('torch')} · "
+        f"{s.get('num_rounds')} rounds of {s.get('steps_a_round')} steps of {s.get('batch_size')} examples · commit {e.get('git_commit')} · "
         f"{measurement.measured_at[:10]}"
     )
 
@@ -155,6 +155,7 @@ def costs_table(measurement: Measurement | None) -> Table:
     rows, shown = [], []
     for row in measurement.rows:
         found = {cost: ratios(measurement, row, cost) for cost in COSTS}
+        medians: dict[str, Any] = {cost: float(np.median(values)) if values else math.nan for cost, values in found.items()}
         rows.append(
             {
                 "method": row.method.label,
@@ -163,7 +164,7 @@ def costs_table(measurement: Measurement | None) -> Table:
                 "stored": row.stored_params,
                 "bytes": row.adapter_bytes,
                 "mergeable": row.method.mergeable,
-                **{cost: float(np.median(values)) if values else math.nan for cost, values in found.items()},
+                **medians,
             }
         )
         shown.append(
@@ -222,8 +223,8 @@ def counts_table(results: Results) -> Table:
         method = planned[0].spec.method
         first: dict[str, Any] = done.iloc[0].to_dict() if len(done) else {}
         size = f"{method.size_field} {getattr(method, method.size_field)}" if method.size_field else ""
-        whole = method.name in ("full", "connector") or planned[0].spec.connector.tuned or not dims
-        stored = first.get("trainable_params") if whole else method.num_stored(dims, planned[0].spec.location)
+        adds = method.name not in ("full", "connector") and not planned[0].spec.connector.tuned
+        stored = method.num_stored(dims, planned[0].spec.location) if dims and adds else first.get("trainable_params")
         rows.append(
             (variant.label, size, first.get("trainable_params"), stored, first.get("total_params"), first.get("adapter_bytes"))
         )

@@ -174,7 +174,7 @@ def parsers_table(tracks: Tracks, moment: int | str = "last") -> Table:
 
 def kinds_table(tracks: Tracks, parser: str = "MME", moment: int | str = "last") -> Table:
     """For each kind of absent thing: accuracy, F1 and share of yes of each method, one parser."""
-    rows = {}
+    rows: dict[str, dict[tuple[str, str], float]] = {}
     for row in tracks.rows:
         for kind in _kinds(tracks):
             found = judged(tracks, row, parser, moment, kind)
