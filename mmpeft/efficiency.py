@@ -143,8 +143,8 @@ def provenance(measurement: Measurement | None) -> Prose:
     return Prose(
         f"**{len(measurement.rows)} rows measured one after another** · model {measurement.model} · {e.get('processor')} · "
         f"{e.get('threads')} thread{'' if e.get('threads') == 1 else 's'} · torch {e.get('torch')} · "
-        f"{s.get('num_rounds')} rounds of {s.get('steps_a_round')} steps of {s.get('batch_size')} examples · commit {e.get('git_commit')} · "
-        f"{measurement.measured_at[:10]}"
+        f"{s.get('num_rounds')} rounds of {s.get('steps_a_round')} steps of {s.get('batch_size')} examples · "
+        f"commit {e.get('git_commit')} · {measurement.measured_at[:10]}"
     )
 
 
@@ -197,14 +197,14 @@ def spread(values: Sequence[float]) -> str:
 def finding(measurement: Measurement | None, cost: Cost) -> Prose:
     """Which methods cost more than the reference, and which less, in every round."""
     if measurement is None:
-        return Prose(f"The {COSTS[cost]} were not measured yet.")
+        return Prose(f"Not measured yet: {COSTS[cost]}.")
     found = {
         row.name: values
         for row in measurement.rows
         if row != measurement.reference and (values := ratios(measurement, row, cost))
     }
     if not found:
-        return Prose(f"The {COSTS[cost]} were not measured yet.")
+        return Prose(f"Not measured yet: {COSTS[cost]}.")
     above = [f"{name} ({np.median(v):.2f})" for name, v in found.items() if min(v) > 1]
     below = [f"{name} ({np.median(v):.2f})" for name, v in found.items() if max(v) < 1]
     parts = [f"more than {measurement.reference.name} in every round: {listed(above)}"] if above else []

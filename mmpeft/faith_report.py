@@ -204,7 +204,8 @@ def rankings(tracks: Tracks, moment: int | str = "last") -> Prose:
         found = {row.label: one.accuracy for row in tracks.trained if (one := judged(tracks, row, parser, moment))}
         if len(found) < 2:
             return Prose("Which parser ranks the methods how is not known yet: too few runs have a record.")
-        orders[parser] = tuple(sorted(found, key=lambda label: -found[label]))
+        ranks = sorted({round(accuracy, 9) for accuracy in found.values()}, reverse=True)
+        orders[parser] = tuple(" = ".join(n for n in found if round(found[n], 9) == accuracy) for accuracy in ranks)
     if len(set(orders.values())) == 1:
         return Prose(f"Every parser puts the methods in the same order by accuracy: {listed(next(iter(orders.values())))}.")
     told = "; ".join(f"{parser}: {listed(order)}" for parser, order in orders.items())

@@ -8,11 +8,16 @@ from matplotlib.lines import Line2D
 from mmpeft.comparison import Variant
 from mmpeft.figures import COLORS, OF_LABEL, Picture, new_panels
 from mmpeft.stats import Estimate
-from mmpeft.track_report import MEASURE_NAMES, NAMES
+from mmpeft.track_report import NAMES
 from mmpeft.tracks import Tracks, estimate
 
-IN_PERCENT = 100.0
-UNITS = {"num_words": ("words a caption", 1.0)}
+PANELS = {
+    "chair_s": ("captions that invent a thing", "share of captions (%)", 100.0),
+    "chair_i": ("invented things", "share of mentions (%)", 100.0),
+    "recall": ("things that are named", "share of the things (%)", 100.0),
+    "num_words": ("length", "words a caption", 1.0),
+}
+"""Of a measure of captions: the panel's title, the axis, and the factor to its unit."""
 
 
 def plot_epochs(tracks: Tracks, whats: Sequence[str], measures: Sequence[str] = ("score",)) -> Picture:
@@ -31,7 +36,7 @@ def plot_epochs(tracks: Tracks, whats: Sequence[str], measures: Sequence[str] = 
     for panel in axes[len(wanted) :]:
         panel.set_visible(False)
     for (what, measure), panel in zip(wanted, axes, strict=False):
-        name, factor = UNITS.get(measure, (f"{MEASURE_NAMES.get(measure, measure)} (%)", IN_PERCENT))
+        title, axis, factor = PANELS.get(measure, (NAMES.get(what, what), f"{measure} (%)", 100.0))
         for row in tracks.trained:
             course = _course(tracks, row, what, measure)
             if not course:
@@ -43,9 +48,9 @@ def plot_epochs(tracks: Tracks, whats: Sequence[str], measures: Sequence[str] = 
         base = estimate(tracks, tracks.base, what, 0, measure) if tracks.base else None
         if base:
             panel.axhline(factor * base.mean, color=COLORS["zero-shot"], linestyle="--", linewidth=1.2, zorder=0)
-        panel.set_title(NAMES.get(what, what))
+        panel.set_title(title)
         panel.set_xlabel("epochs of training")
-        panel.set_ylabel(name)
+        panel.set_ylabel(axis)
         panel.margins(x=0.03)
     _legend(figure, tracks)
     return figure

@@ -108,7 +108,7 @@ def later_epochs(tracks: Tracks) -> Prose:
     four = sum(len(epochs_at(tracks, row, "best+4")) for row in tracks.trained)
     return Prose(
         f"Of {len(best)} runs, {after} have an epoch after the one of least dev loss, and {four} have four of them. "
-        f"The epoch of least dev loss lies between {min(best)} and {max(best)}, its median is {np.median(best):g}."
+        f"The epoch of least dev loss is {_range(best)}, with {np.median(best):g} as its median."
     )
 
 
@@ -133,13 +133,13 @@ def forgetting(tracks: Tracks, what: str, moment: int | str = "last") -> Prose:
         return Prose(f"What training does to {name} is not known yet: too few runs have a record.")
     sides = {
         "lower than the base without training": [label for label, e in found.items() if e.high < 0],
-        "higher than it": [label for label, e in found.items() if e.low > 0],
-        "not told apart from it": [label for label, e in found.items() if e.low <= 0 <= e.high],
+        "higher than the base without training": [label for label, e in found.items() if e.low > 0],
+        "not told apart from the base": [label for label, e in found.items() if e.low <= 0 <= e.high],
     }
     are = {words: "is" if len(labels) == 1 else "are" for words, labels in sides.items()}
     said = "; ".join(f"{listed(labels)} {are[words]} {words}" for words, labels in sides.items() if labels)
     numbers = ", ".join(f"{label} {with_interval(e, sign=True)}" for label, e in found.items())
-    return Prose(f"On {name}, at the {_moment(moment)}: {said}. In numbers: {numbers}.")
+    return Prose(f"On {name}, at {_moment(moment)}: {said}. In numbers: {numbers}.")
 
 
 def course(tracks: Tracks, what: str, measure: str = "score", start: int | str = "first", end: int | str = "last") -> Prose:
@@ -154,13 +154,18 @@ def course(tracks: Tracks, what: str, measure: str = "score", start: int | str =
     }
     said = listed(words.format(listed(labels)) for words, labels in sides.items() if labels)
     numbers = ", ".join(f"{label} {with_interval(e, sign=True)}" for label, e in found.items())
-    subject = MEASURE_NAMES.get(measure, measure)
-    return Prose(f"From the {_moment(start)} to the {_moment(end)} the {subject} of {NAMES.get(what, what)} {said}: {numbers}.")
+    return Prose(f"From {_moment(start)} to {_moment(end)} the {_subject(measure, what)} {said}: {numbers}.")
 
 
 def _moment(moment: int | str) -> str:
-    """``last epoch``, ``epoch 3``."""
-    return f"epoch {moment}" if isinstance(moment, int) else f"{moment} epoch"
+    """``the last epoch``, ``epoch 3``."""
+    return f"epoch {moment}" if isinstance(moment, int) else f"the {moment} epoch"
+
+
+def _subject(measure: str, what: str) -> str:
+    """``score of the seen tasks``; a measure of captions needs no more words."""
+    name = MEASURE_NAMES.get(measure, measure)
+    return f"{name} of {NAMES.get(what, what)}" if measure == "score" else name
 
 
 # --------------------------------------------------------------------------------------------------
@@ -225,8 +230,7 @@ def contest_sentence(
 ) -> Prose:
     """The statement, the verdict on it, and the differences behind it."""
     side = "highest" if highest else "lowest"
-    statement = f"{METHODS[method].label} has the {side} {MEASURE_NAMES.get(measure, measure)} of {NAMES.get(what, what)}"
-    statement += f" at the {_moment(moment)}"
+    statement = f"{METHODS[method].label} has the {side} {_subject(measure, what)} at {_moment(moment)}"
     found = contest(tracks, method, what, moment, highest=highest, measure=measure)
     if found is None:
         return Prose(f"«{statement}»: not known yet, too few runs have a record.")
@@ -245,8 +249,7 @@ def standing(tracks: Tracks, what: str, moment: int | str = "last", measure: str
     first = choose(found, key=lambda row: found[row].mean)
     differences = {row: change(tracks, first, row, what, moment, moment, measure) for row in found if row != first}
     equals = [row.label for row, e in differences.items() if e is None or e.low <= 0 <= e.high]
-    name = MEASURE_NAMES.get(measure, measure)
-    text = f"At the {_moment(moment)} the {best} {name} of {NAMES.get(what, what)} is that of {first.label}: "
+    text = f"At {_moment(moment)} the {best} {_subject(measure, what)} is that of {first.label}: "
     text += f"{with_interval(found[first])}."
     text += f" Not told apart from it: {listed(equals)}." if equals else " Every other method is clearly apart from it."
     base = estimate(tracks, tracks.base, what, 0, measure) if tracks.base else None
@@ -272,7 +275,8 @@ def published_moments(table: int) -> Table:
     frame = rows.dropna(subset="epoch").pivot_table(index="label", columns="epoch", values="value")
     frame = frame.sort_index(key=lambda labels: labels.map(order.index))
     frame["mean"] = frame.mean(axis=1)
-    head = "epochs after the best one: {}" if table == 4 else "after epoch {}"
-    shown = frame.map("{:.1f}".format).rename(columns=lambda name: name if name == "mean" else head.format(name))
+    head = "best+{}" if table == 4 else "after epoch {}"
+    shown = frame.map("{:.1f}".format).assign(mean=frame["mean"].map("{:.2f}".format))
+    shown = shown.rename(columns=lambda name: name if name == "mean" else head.format(name))
     shown.index.name = shown.columns.name = None
     return Table(frame, to_html(shown))

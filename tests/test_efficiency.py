@@ -89,7 +89,7 @@ def test_without_a_measurement_the_page_says_so(tmp_path: Path) -> None:
     assert efficiency.load(Store(tmp_path), "toy") is None
     assert "Nothing was measured" in efficiency.provenance(None)
     assert efficiency.costs_table(None).frame.empty and efficiency.formula_table(None).frame.empty
-    assert "not measured" in efficiency.finding(None, "step_seconds")
+    assert "Not measured yet" in efficiency.finding(None, "step_seconds")
     assert cost_figures.plot_costs(None)._repr_png_().startswith(b"\x89PNG")
 
 
