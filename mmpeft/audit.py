@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any
 
+import pandas as pd
+
 from mmpeft.errors import MmpeftError
 from mmpeft.execute import RUN, RunFunction, run_missing
 from mmpeft.pictures import prepare_features
@@ -196,12 +198,26 @@ def _first_gap(recorded: Record, made: Record) -> float:
 
 
 def _prediction_differences(recorded_in: Store, made_in: Store, run_id: str) -> list[str]:
-    """One sentence if the predictions are not the same texts."""
+    """One sentence if the predictions are not the same texts, and one if those made on the way are not."""
     before, now = (store.predictions(run_id).set_index("example_id")["prediction"] for store in (recorded_in, made_in))
+    found = _changed(before, now, "predictions")
+    before, now = (_tracked(store, run_id) for store in (recorded_in, made_in))
+    return found + _changed(before, now, "tracked predictions")
+
+
+def _tracked(store: Store, run_id: str) -> "pd.Series[str]":
+    """What the run said on the way, by task, example and epoch; empty if it was asked nothing."""
+    record = store.load(run_id)
+    if record is None or record.tracked_sha256 is None:
+        return pd.Series([], dtype=str)
+    return store.tracked(run_id).set_index(["task", "example_id", "epoch"])["prediction"]
+
+
+def _changed(before: "pd.Series[str]", now: "pd.Series[str]", what: str) -> list[str]:
     if set(before.index) != set(now.index):
-        return [f"predictions of other examples ({len(now)}, recorded {len(before)})"]
+        return [f"{what} of other examples ({len(now)}, recorded {len(before)})"]
     changed = int((before != now.reindex(before.index)).sum())
-    return [f"{changed} of {len(before)} predictions differ"] if changed else []
+    return [f"{changed} of {len(before)} {what} differ"] if changed else []
 
 
 def _run_ids(store: Store) -> list[str]:

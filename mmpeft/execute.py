@@ -13,13 +13,13 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -33,10 +33,10 @@ from rich.progress import (
 
 from mmpeft.errors import MmpeftError
 from mmpeft.plan import Planned
-from mmpeft.records import Record, Store, utc_now
+from mmpeft.records import Outcome, Record, Store, utc_now
 from mmpeft.spec import RunSpec
 
-RunFunction = Callable[[RunSpec], tuple[Record, Sequence[Mapping[str, Any]]]]
+RunFunction = Callable[[RunSpec], Outcome]
 """What makes a run: ``mmpeft.run.run``, or another of its kind."""
 
 Report = Callable[[str], None]
@@ -231,10 +231,10 @@ def _make(one: Planned, store: Store, run: RunFunction) -> None:
     """Leave the run's record, or the record of its failure."""
     started_at = utc_now()
     try:
-        record, predictions = run(one.spec)
-        if record.run_id != one.run_id:
-            raise MmpeftError(f"came back as run {record.run_id}: its task or base changed meanwhile")
-        store.save(record, predictions)
+        outcome = run(one.spec)
+        if outcome.record.run_id != one.run_id:
+            raise MmpeftError(f"came back as run {outcome.record.run_id}: its task or base changed meanwhile")
+        store.save(*outcome)
     except Exception as error:  # whatever it is, it ends this run and not the sweep
         store.save(Record.failure(one, _in_one_line(error), started_at))
 

@@ -13,7 +13,7 @@ from mmpeft.comparison import full_marks
 from mmpeft.errors import unknown
 from mmpeft.report import Table, percent, to_html
 from mmpeft.task import Example, Task
-from mmpeft.tasks import TASKS
+from mmpeft.tasks import COLUMNS, TASKS
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,9 @@ class Gallery:
         return "\n".join(f"{e.picture_id}: {e.prompt} → {e.answer}" for e in self.examples)
 
     def _card(self, example: Example) -> str:
-        buffer = io.BytesIO()
-        self.task.picture(example.picture_id).save(buffer, format="JPEG", quality=88)
-        data = base64.b64encode(buffer.getvalue()).decode()
-        alt = f"picture for the question: {example.prompt}"
+        image = image_tag(self.task, example.picture_id, f"picture for the question: {example.prompt}")
         return (
-            f'<figure><img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}" width="128" height="128">'
+            f"<figure>{image}"
             f"<figcaption>{escape(example.prompt)}<br><b>{escape(example.answer)}</b>"
             f"{self._others(example)}</figcaption></figure>"
         )
@@ -49,6 +46,14 @@ class Gallery:
         """The other references, where they differ from the answer."""
         others = [a for a in dict.fromkeys(example.answers) if a != example.answer]
         return f"<br><small>also accepted in part: {escape('; '.join(others))}</small>" if others else ""
+
+
+def image_tag(task: Task, picture_id: str, alt: str) -> str:
+    """A picture as an HTML image that holds its own data."""
+    buffer = io.BytesIO()
+    task.picture(picture_id).save(buffer, format="JPEG", quality=88)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{escape(alt)}" src="data:image/jpeg;base64,{data}" width="128" height="128">'
 
 
 def task_gallery(task: str, n: int = 6, split: str = "train") -> Gallery:
@@ -71,9 +76,9 @@ def task_gallery(task: str, n: int = 6, split: str = "train") -> Gallery:
 
 
 def task_table() -> Table:
-    """One row a task: which dataset it stands for, its sizes, its metric, and what answers without looking score."""
+    """One row a column: which dataset it stands for, its sizes, its metric, and what answers without looking score."""
     rows = []
-    for task in TASKS.values():
+    for task in COLUMNS.values():
         blind = {name: score / full_marks(task.name) for name, score in task.baselines().items()}
         rows.append(
             {

@@ -17,7 +17,7 @@ from mmpeft.comparison import GROUPS, Results, Variant, estimate, find, gain
 from mmpeft.errors import unknown
 from mmpeft.methods import METHODS
 from mmpeft.report import DASH, MINUS, Prose, Table, percent, to_html, with_interval
-from mmpeft.tasks import TASKS
+from mmpeft.tasks import COLUMNS
 
 MODEL = "LLaVA-1.5-7B"
 METHOD_OF = {"LoRA": "lora", "IA3": "ia3", "Adapter": "adapter", "Prefix": "prefix"}
@@ -58,14 +58,14 @@ def scores(model: str = MODEL) -> pd.DataFrame:
 
 def _columns(group: str) -> list[str]:
     """The datasets of an average."""
-    return list(dict.fromkeys(task.column for task in TASKS.values() if task.seen == (group == "seen")))
+    return list(dict.fromkeys(task.column for task in COLUMNS.values() if task.seen == (group == "seen")))
 
 
 def published_table(model: str = MODEL) -> Table:
     """The paper's Table 1 for one model, columns as in our own table; rows that cannot be read are missing."""
     frame = scores(model)
     columns = {group: ("average (%)", group) for group in GROUPS}
-    for task in sorted(TASKS.values(), key=lambda task: task.seen):
+    for task in sorted(COLUMNS.values(), key=lambda task: task.seen):
         columns[task.column] = (f"{'seen' if task.seen else 'unseen'} tasks", task.column)
     shown = frame[list(columns)].map(lambda value: DASH if pd.isna(value) else percent(value))
     shown.columns = pd.MultiIndex.from_tuples(columns.values())

@@ -19,14 +19,17 @@ FEW = 256
 
 def pictures_of(planned: Sequence[Planned]) -> dict[str, list[tuple["Task", list[str]]]]:
     """Picture ids by model and task, each once, in the order of the plan."""
+    from mmpeft.monitor import asked_on_the_way
     from mmpeft.run import examples_of
     from mmpeft.tasks import TASKS
 
     found: dict[str, dict[str, dict[str, None]]] = {}
     for spec in (one.spec for one in planned):
-        training, asked = examples_of(spec, TASKS[spec.task])
-        ids = found.setdefault(spec.model, {}).setdefault(spec.task, {})
-        ids.update(dict.fromkeys(example.picture_id for example in [*training, *asked]))
+        training, judged = examples_of(spec, TASKS[spec.task])
+        wanted = [(spec.task, [*training, *judged])] + [(each.task.name, each.examples) for each in asked_on_the_way(spec)]
+        for task, examples in wanted:
+            ids = found.setdefault(spec.model, {}).setdefault(task, {})
+            ids.update(dict.fromkeys(example.picture_id for example in examples))
     return {model: [(TASKS[name], list(ids)) for name, ids in tasks.items()] for model, tasks in found.items()}
 
 

@@ -66,12 +66,15 @@ class Planned:
         """The planned run of a spec.
 
         Raises:
-            MmpeftError: The spec's model or task does not exist.
+            MmpeftError: The spec's model or a task does not exist, or nothing can be trained on its task.
         """
-        from mmpeft.registry import fingerprint, task_version
+        from mmpeft.registry import evaluation_only, fingerprint, task_version
 
         base, version = fingerprint(spec.model), task_version(spec.task)
-        return cls(run_id(spec, task_version=version, fingerprint=base), spec, version, base)
+        if spec.method.trains and evaluation_only(spec.task):
+            raise MmpeftError(f"task: '{spec.task}' is for evaluation only; name it in track.tasks, or take zero-shot.")
+        tracked = {task: task_version(task) for task in spec.track.tasks}
+        return cls(run_id(spec, task_version=version, fingerprint=base, tracked_versions=tracked), spec, version, base)
 
 
 class Question(Part):
@@ -90,6 +93,7 @@ class Question(Part):
         trainings: Training settings to compare: every variant is run with each, over ``train`` and under the variant's
             own. Of ``num_steps`` and ``num_epochs`` the one that comes last counts. Empty means ``train`` alone.
         eval: Fields of ``RunSpec.eval`` for all runs, without the split.
+        track: Fields of ``RunSpec.track`` for all runs; a run's own task may be among the tasks, and is asked on dev.
         methods: A method's fields at this scale, by method name; what a variant says itself wins.
         learning_rates: By method name; "connector" is the connector's own rate in every run that tunes it.
         learning_rate_grid: Rates to try, by method name; replaces ``learning_rates`` for that method, but not the rate
@@ -111,6 +115,7 @@ class Question(Part):
     train: dict[str, Any]
     trainings: list[dict[str, Any]] = Field(default_factory=list)
     eval: dict[str, Any]
+    track: dict[str, Any] = Field(default_factory=dict)
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     learning_rates: dict[str, float]
     learning_rate_grid: dict[str, list[float]] = Field(default_factory=dict)
@@ -278,9 +283,17 @@ class Question(Part):
                 "connector": connector,
                 "train": train,
                 "eval": {**self.eval, "split": self.split},
+                "track": self._track(task, method.trains),
                 "seed": seed,
             }
         )
+
+    def _track(self, own: str, trains: bool) -> dict[str, Any]:
+        """What a run of the task ``own`` is asked on the way: once, without epochs, if it trains nothing."""
+        track = {name: value for name, value in self.track.items() if trains or name != "every_epochs"}
+        if isinstance(track.get("tasks"), list):
+            track["tasks"] = [task for task in track["tasks"] if task != own]
+        return track if trains or track.get("tasks") else {}
 
     def store_folder(self) -> str:
         """Where the records lie: ``store`` from the project's root (or here, outside a clone); empty if temporary."""

@@ -2,6 +2,7 @@
 
     <store>/records/<run_id>.json             the record: spec, scores, cost, curve, contract, environment
     <store>/predictions/<run_id>.jsonl.gz     one line an example, for paired tests and error pages
+    <store>/predictions/<run_id>.track.jsonl.gz   of runs asked on the way: one line an example, its answers over the epochs
     <store>/leases/<run_id>.json              who is doing the run right now
     <store>/quarantine/                       files that could not be read, set aside
 
@@ -11,29 +12,30 @@ A record is the last thing that a run writes: where there is one, the run is fin
 import gzip
 import hashlib
 import json
-import os
 import shutil
-import socket
 import tempfile
 import time
 import warnings
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from mmpeft import leases
 from mmpeft.errors import MmpeftError
+from mmpeft.files import belonging, pack, waiting, write_whole
 from mmpeft.plan import Planned, Question
 from mmpeft.spec import RunSpec
 
 PREDICTION_COLUMNS = ("example_id", "picture_id", "prediction", "answers", "score", "parsed")
+
+TRACKED_COLUMNS = ("task", "example_id", "picture_id", "epoch", "prediction", "score")
 
 ROW_COLUMNS = (
     *("run_id", "status", "model", "task", "column", "seen", "method", "label", "location", "connector"),
@@ -41,8 +43,41 @@ ROW_COLUMNS = (
 )
 """The columns every table of records has, in this order; scores, cost and the other settings follow."""
 
-FORGOTTEN_SECONDS = 3600.0
-"""A temporary file this old was left by a killed writer."""
+class Checkpoint(BaseModel):
+    """What a run scored on one task at one moment of its training.
+
+    Attributes:
+        epoch: Passes over the training subset so far; 0 is before training.
+        step: Optimizer steps so far.
+        task: Which task it was asked.
+        split: Of that task.
+        num_examples: How many of them.
+        scores: As those of a record; ``loss`` is the mean cross-entropy of the answers' tokens, of the run's own task.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    epoch: int
+    step: int
+    task: str
+    split: str
+    num_examples: int
+    scores: dict[str, float]
+
+
+class Outcome(NamedTuple):
+    """What a run comes back with.
+
+    Attributes:
+        record: The record.
+        predictions: One mapping an example with the keys of PREDICTION_COLUMNS; none for a failed run.
+        tracked: One mapping an example of a task asked on the way: task, example_id, picture_id, and lists with one
+            prediction and one score for each epoch of the record's track.
+    """
+
+    record: "Record"
+    predictions: Sequence[Mapping[str, Any]] = ()
+    tracked: Sequence[Mapping[str, Any]] = ()
 
 
 class Record(BaseModel):
@@ -59,11 +94,13 @@ class Record(BaseModel):
         cost: trainable_params, total_params, train_seconds, eval_seconds, examples_per_second,
             peak_memory_bytes, adapter_bytes.
         curve: Training loss as (step, loss); None where it was not finite.
+        track: What it scored on the way, in the order of epochs and tasks.
         contract: What the run proved about itself.
         environment: git_commit, git_dirty, python, torch, transformers, peft, accelerate, device, threads.
         started_at: UTC, ISO 8601.
         error: Why it failed, in one line.
         predictions_sha256: Of the predictions file that belongs to this record; set when saved.
+        tracked_sha256: Of the file with the predictions made on the way; set when saved.
     """
 
     model_config = ConfigDict(
@@ -84,11 +121,13 @@ class Record(BaseModel):
     scores: dict[str, float] = {}
     cost: dict[str, int | float | None] = {}
     curve: list[tuple[int, float | None]] = []
+    track: list[Checkpoint] = []
     contract: dict[str, JsonValue] = {}
     environment: dict[str, JsonValue] = {}
     started_at: str
     error: str | None = None
     predictions_sha256: str | None = None
+    tracked_sha256: str | None = None
 
     @field_validator("curve", mode="before")
     @classmethod
@@ -146,26 +185,32 @@ class Store:
         """Where the predictions of this run lie, or would lie."""
         return self.path / "predictions" / f"{run_id}.jsonl.gz"
 
-    def save(self, record: Record, predictions: Iterable[Mapping[str, Any]] = ()) -> None:
+    def tracked_path(self, run_id: str) -> Path:
+        """Where the predictions that this run made on the way lie, or would lie."""
+        return self.path / "predictions" / f"{run_id}.track.jsonl.gz"
+
+    def save(
+        self, record: Record, predictions: Iterable[Mapping[str, Any]] = (), tracked: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
         """Write record and predictions; a kill at any moment leaves the old or the new, never a mixture.
 
         The new predictions wait beside the old ones until the record that belongs to them is there.
 
         Args:
             record: The finished run.
-            predictions: One mapping an example with the keys of PREDICTION_COLUMNS; none for a failed run.
+            predictions: As in Outcome.
+            tracked: As in Outcome.
         """
-        lines = [json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in predictions]
-        # mtime=0: the same predictions are the same bytes.
-        packed = gzip.compress("".join(lines).encode(), mtime=0)
-        digest = hashlib.sha256(packed).hexdigest() if lines else None
-        record = record.model_copy(update={"predictions_sha256": digest})
-        waiting = self._waiting_path(record.run_id)
-        if lines:
-            _write_whole(waiting, packed)
-        _write_whole(self.record_path(record.run_id), record.to_json().encode())
-        if lines:
-            waiting.replace(self.predictions_path(record.run_id))
+        files = {self.predictions_path(record.run_id): pack(predictions), self.tracked_path(record.run_id): pack(tracked)}
+        digests = [hashlib.sha256(packed).hexdigest() if packed else None for packed in files.values()]
+        record = record.model_copy(update={"predictions_sha256": digests[0], "tracked_sha256": digests[1]})
+        for path, packed in files.items():
+            if packed:
+                write_whole(waiting(path), packed)
+        write_whole(self.record_path(record.run_id), record.to_json().encode())
+        for path, packed in files.items():
+            if packed:
+                waiting(path).replace(path)
 
     def load(self, run_id: str) -> Record | None:
         """The record of this run, or None; one that cannot be read is set aside with a warning."""
@@ -213,28 +258,49 @@ class Store:
             MmpeftError: The run has no record, it failed, or its predictions are lost or damaged; in the last
                 case record and predictions are set aside, so that the next sweep makes the run again.
         """
-        record = self.load(run_id)
-        if record is None or record.predictions_sha256 is None:
-            reason = "it has no record" if record is None else record.error or "its record came without any"
-            raise MmpeftError(f"no predictions of run {run_id}: {reason}.")
-        packed = self._packed_predictions(record)
-        if packed is None:
-            for path in (self.predictions_path(run_id), self.record_path(run_id)):
-                self._set_aside(path, "the predictions are not those of the record")
-            raise MmpeftError(f"the predictions of run {run_id} are lost or damaged; the run counts as missing now.")
-        lines = [json.loads(line) for line in gzip.decompress(packed).splitlines()]
+        lines = self._lines(run_id, self.predictions_path(run_id), "predictions")
         return pd.DataFrame(lines, columns=pd.Index(dict.fromkeys([*PREDICTION_COLUMNS, *lines[0]])))
 
-    def _packed_predictions(self, record: Record) -> bytes | None:
-        """The bytes that belong to the record, even if their writer died before moving them into place."""
-        for path in (self.predictions_path(record.run_id), self._waiting_path(record.run_id)):
-            packed = path.read_bytes() if path.exists() else b""
-            if hashlib.sha256(packed).hexdigest() == record.predictions_sha256:
-                return packed
-        return None
+    def tracked(self, run_id: str) -> pd.DataFrame:
+        """One row an example and an epoch of what a run was asked on the way, with the columns TRACKED_COLUMNS.
 
-    def _waiting_path(self, run_id: str) -> Path:
-        return self.path / "predictions" / f"{run_id}.waiting.jsonl.gz"
+        Raises:
+            MmpeftError: As for :meth:`predictions`, or the run was asked nothing.
+        """
+        epochs = self._epochs(run_id)
+        rows = [
+            (line["task"], line["example_id"], line["picture_id"], epoch, prediction, score)
+            for line in self.tracked_lines(run_id)
+            for epoch, prediction, score in zip(epochs, line["predictions"], line["scores"], strict=True)
+        ]
+        return pd.DataFrame(rows, columns=pd.Index(TRACKED_COLUMNS))
+
+    def tracked_lines(self, run_id: str) -> list[dict[str, Any]]:
+        """The same as it is stored: one mapping an example, see Outcome.
+
+        Raises:
+            MmpeftError: As for :meth:`tracked`.
+        """
+        return self._lines(run_id, self.tracked_path(run_id), "tracked")
+
+    def _epochs(self, run_id: str) -> list[int]:
+        record = self.load(run_id)
+        return list(dict.fromkeys(point.epoch for point in record.track)) if record else []
+
+    def _lines(self, run_id: str, path: Path, kind: Literal["predictions", "tracked"]) -> list[dict[str, Any]]:
+        """The lines of one of a record's files; set aside with the record if they are not its own."""
+        what = "predictions" if kind == "predictions" else "tracked predictions"
+        record = self.load(run_id)
+        digest = getattr(record, f"{kind}_sha256", None)
+        if record is None or digest is None:
+            reason = "it has no record" if record is None else record.error or "its record came without any"
+            raise MmpeftError(f"no {what} of run {run_id}: {reason}.")
+        packed = belonging(path, digest)
+        if packed is None:
+            for each in (path, self.record_path(run_id)):
+                self._set_aside(each, f"the {what} are not those of the record")
+            raise MmpeftError(f"the {what} of run {run_id} are lost or damaged; the run counts as missing now.")
+        return [json.loads(line) for line in gzip.decompress(packed).splitlines()]
 
     def claim(
         self,
@@ -335,23 +401,3 @@ def _row(record: Record) -> dict[str, Any]:
         "git_commit": record.environment.get("git_commit"),
         "started_at": record.started_at,
     }
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Put the content at the path in one step: readers see the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        with suppress(FileNotFoundError):
-            if time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS:
-                left.unlink()
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 from mmpeft.entry import Dims, dims_of
 from mmpeft.errors import unknown
+from mmpeft.task import Task
 
 DATA = Path(__file__).parent / "data"
 
@@ -28,17 +29,30 @@ def fingerprint(model: str) -> str:
     return (DATA / model / "fingerprint.txt").read_text(encoding="utf-8").strip()
 
 
+def evaluation_only(task: str) -> bool:
+    """Whether the task is there to ask models, not to train them.
+
+    Raises:
+        MmpeftError: There is no task of this name.
+    """
+    return _task(task).evaluation_only
+
+
 def task_version(task: str) -> int:
     """The version of the task's data, prompt and metric.
 
     Raises:
         MmpeftError: There is no task of this name.
     """
+    return _task(task).version
+
+
+def _task(name: str) -> Task:
     from mmpeft.tasks import TASKS
 
-    if task not in TASKS:
-        raise unknown("task", task, TASKS)
-    return TASKS[task].version
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]
 
 
 @cache

@@ -22,8 +22,9 @@ from mmpeft.batches import Encoder
 from mmpeft.contract import Watch
 from mmpeft.evaluate import evaluate
 from mmpeft.models import Loaded, load
+from mmpeft.monitor import Monitor, asked_on_the_way, due
 from mmpeft.plan import Planned
-from mmpeft.records import Record
+from mmpeft.records import Outcome, Record
 from mmpeft.spec import RunSpec
 from mmpeft.task import Example, Task
 from mmpeft.tasks import TASKS
@@ -32,8 +33,8 @@ from mmpeft.train import train
 _PROBE_EXAMPLES = 4  # examples on which logits are compared for the contract
 
 
-def run(spec: RunSpec, progress: bool = False) -> tuple[Record, list[dict[str, Any]]]:
-    """The record of a run and its predictions, one row an example.
+def run(spec: RunSpec, progress: bool = False) -> Outcome:
+    """The record of a run and its predictions, one row an example; those made on the way too, if any are wanted.
 
     Args:
         spec: What to run.
@@ -48,6 +49,9 @@ def run(spec: RunSpec, progress: bool = False) -> tuple[Record, list[dict[str, A
     loaded, task = load(spec.model), TASKS[spec.task]
     training, asked = examples_of(spec, task)
     encoder = encoder_for(loaded, task, [*training, *asked], spec.train.max_length, progress)
+    on_the_way = asked_on_the_way(spec)
+    for other in on_the_way:
+        encoder.features |= features_of(loaded, other.task, other.examples, progress)
 
     watch = Watch(loaded.entry, spec.method, spec.location, spec.connector.tuned)
     watch.base(loaded.model, _probe(encoder, asked))
@@ -57,11 +61,14 @@ def run(spec: RunSpec, progress: bool = False) -> tuple[Record, list[dict[str, A
 
     clock = time.perf_counter()
     steps, curve = 0, []
+    monitor = Monitor(spec, model, encoder, on_the_way, due(spec, len(training)))
     if spec.method.trains:
         groups = parameter_groups(model, loaded.entry, spec.train.learning_rate, spec.connector.learning_rate)
-        trained = train(model, groups, training, encoder.training_batch, spec.train, spec.seed, watch.gradients)
+        trained = train(model, groups, training, encoder.training_batch, spec.train, spec.seed, watch.gradients, monitor)
         steps, curve = trained.num_steps, trained.curve
-    train_seconds = time.perf_counter() - clock
+    else:
+        monitor(0)
+    train_seconds = time.perf_counter() - clock - monitor.seconds
 
     with tempfile.TemporaryDirectory() as folder:
         contract = watch.after(model, steps, lambda: base, Path(folder))
@@ -73,6 +80,7 @@ def run(spec: RunSpec, progress: bool = False) -> tuple[Record, list[dict[str, A
         "total_params": sum(p.numel() for p in model.parameters()),
         "train_seconds": round(train_seconds, 3),
         "eval_seconds": round(eval_seconds, 3),
+        "track_seconds": round(monitor.seconds, 3),
         "examples_per_second": round(steps * spec.train.batch_size / train_seconds, 2) if steps else None,
         "peak_memory_bytes": peak_memory_bytes(),
         "adapter_bytes": contract["adapter_bytes"],
@@ -86,11 +94,12 @@ def run(spec: RunSpec, progress: bool = False) -> tuple[Record, list[dict[str, A
         scores=scores,
         cost=cost,
         curve=list(curve),
+        track=monitor.checkpoints,
         contract=contract,
         environment=environment(),
         started_at=started_at,
     )
-    return record, rows
+    return Outcome(record, rows, monitor.lines())
 
 
 def examples_of(spec: RunSpec, task: Task) -> tuple[list[Example], list[Example]]:
@@ -101,8 +110,12 @@ def examples_of(spec: RunSpec, task: Task) -> tuple[list[Example], list[Example]
 
 def encoder_for(loaded: Loaded, task: Task, examples: Sequence[Example], max_length: int, progress: bool = False) -> Encoder:
     """The encoder of examples for a model, with their vision features from the cache."""
-    features = loaded.features().get(task, [e.picture_id for e in examples], progress)
-    return Encoder(loaded, features, max_length)
+    return Encoder(loaded, features_of(loaded, task, examples, progress), max_length)
+
+
+def features_of(loaded: Loaded, task: Task, examples: Sequence[Example], progress: bool = False) -> dict[str, Tensor]:
+    """The vision features of the examples' pictures by picture id, from the cache where they are there."""
+    return loaded.features().get(task, [e.picture_id for e in examples], progress)
 
 
 def _probe(encoder: Encoder, examples: Sequence[Example]) -> dict[str, Tensor]:

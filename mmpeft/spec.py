@@ -14,7 +14,7 @@ from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmpeft.entry import Location
 from mmpeft.errors import MmpeftError, unknown
@@ -97,6 +97,37 @@ class EvalSpec(Part):
     batch_size: int = Field(default=64, gt=0)
 
 
+class TrackSpec(Part):
+    """What a run is asked on the way: before training (epoch 0) and again after every so many epochs.
+
+    Its own task is asked on dev, since dev is for choosing an epoch, and each other task on ``split``. The defaults
+    ask nothing. Nothing that is asked here changes the training.
+
+    Attributes:
+        tasks: The other tasks.
+        every_epochs: So many passes over the training subset lie between two times; a method that trains nothing is asked
+            once and needs none.
+        num_examples: Size of each task's fixed random subset; None means all.
+        split: Of the other tasks.
+    """
+
+    tasks: tuple[str, ...] = ()
+    every_epochs: int | None = Field(default=None, gt=0)
+    num_examples: int | None = Field(default=None, gt=0)
+    split: Split = "test"
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _take_a_list(cls, tasks: Any) -> Any:
+        """JSON and YAML know no tuple."""
+        return tuple(tasks) if isinstance(tasks, list) else tasks
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is asked at all."""
+        return bool(self.tasks) or self.every_epochs is not None
+
+
 UNTRAINED_FIELDS = ("max_length", "precision")
 """The fields of TrainSpec that also decide how an untrained model is evaluated."""
 
@@ -114,6 +145,7 @@ class RunSpec(Part):
     connector: ConnectorSpec = ConnectorSpec()
     train: TrainSpec = TrainSpec()
     eval: EvalSpec = EvalSpec()
+    track: TrackSpec = TrackSpec()
     seed: int = Field(default=0, ge=0)
 
     @classmethod
@@ -141,6 +173,7 @@ class RunSpec(Part):
     @model_validator(mode="after")
     def _check_that_fields_agree(self) -> "RunSpec":
         problems = self._location_problems() + self._connector_problems() + self._train_problems()
+        problems += self._track_problems()
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -177,20 +210,40 @@ class RunSpec(Part):
             problems.append("train.num_epochs, train.num_steps: set exactly one of them")
         return problems
 
+    def _track_problems(self) -> list[str]:
+        track, name = self.track, self.method.name
+        if not track.wanted:
+            return ["track: asks no task; set track.every_epochs or track.tasks, or leave it out"] if _non_default(track) else []
+        problems = []
+        if self.task in track.tasks:
+            problems.append(f"track.tasks: '{self.task}' is the run's own task, asked on dev anyway; remove it")
+        if len(set(track.tasks)) < len(track.tasks):
+            problems.append("track.tasks: names a task twice; once is enough")
+        if self.method.trains and track.every_epochs is None:
+            problems.append("track.every_epochs: missing; set it")
+        if not self.method.trains and track.every_epochs is not None:
+            problems.append(f"track.every_epochs: '{name}' trains nothing; remove it")
+        return problems
+
     def canonical(self) -> dict[str, Any]:
         """The fields that differ from their defaults, and the method's name: what the run_id is made of."""
         return {**_non_default(self), "method": {"name": self.method.name, **_non_default(self.method)}}
 
 
-def run_id(spec: RunSpec, *, task_version: int, fingerprint: str) -> str:
+def run_id(
+    spec: RunSpec, *, task_version: int, fingerprint: str, tracked_versions: Mapping[str, int] | None = None
+) -> str:
     """The run's id: 12 hex digits.
 
     Args:
         spec: The run.
         task_version: Version of the task's data, prompt and metric.
         fingerprint: Hash of the base model's weights.
+        tracked_versions: The same of the tasks it is asked on the way, by name; none where there are none.
     """
     identity = {"spec": spec.canonical(), "task_version": task_version, "fingerprint": fingerprint}
+    if tracked_versions:
+        identity["tracked_versions"] = dict(tracked_versions)
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import ClassVar
@@ -56,6 +56,7 @@ class Task(ABC):
     name: ClassVar[str]
     column: ClassVar[str]  # the paper's name of the dataset
     version: ClassVar[int] = 1
+    evaluation_only: ClassVar[bool] = False  # there to ask models, not to train them: no train split, no column of its own
     seen: ClassVar[bool]  # whether the base was trained on it (the paper's seen and unseen)
     metric: ClassVar[str]
     max_new_tokens: ClassVar[int]
@@ -73,6 +74,14 @@ class Task(ABC):
     @abstractmethod
     def score(self, examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
         """The task's metric over predictions, one an example."""
+
+    def things(self, picture_id: str) -> tuple[str, ...]:
+        """What can be seen on the picture, by name; empty where nobody has written it down."""
+        return ()
+
+    def names(self) -> Mapping[str, str]:
+        """The words that name a thing, and the thing; empty where nobody has written them down."""
+        return {}
 
     def examples(self, split: str, num_examples: int | None = None, subset_seed: int = 0) -> list[Example]:
         """Examples of a split, or a subset of it.
@@ -106,9 +115,10 @@ class Task(ABC):
         Returns:
             ``majority``: always the most frequent training answer (for captions: one constant caption).
             ``chance``: a random choice where choices are listed, else a random training answer.
+            A task for evaluation only has its answers from dev.
         """
         test = self.examples("test", num_examples)
-        answers = [e.answer for e in self.all_examples("train")]
+        answers = [e.answer for e in self.all_examples("dev" if self.evaluation_only else "train")]
         rng = Random(f"{self.name}:chance")
         common = Counter(answers).most_common(1)[0][0]
         draws = [self.guess(e, answers, rng) for e in test]

@@ -86,6 +86,7 @@ def train(
     spec: TrainSpec,
     seed: int,
     after_backward: Callable[[], None] = lambda: None,
+    at_step: Callable[[int], None] = lambda step: None,
 ) -> Trained:
     """Trains the parameters in ``groups`` on answer tokens: AdamW, clipped gradients, warm-up and schedule.
 
@@ -99,6 +100,8 @@ def train(
         spec: Steps, batch size, schedule.
         seed: Of the order of examples and of dropout.
         after_backward: Called after each backward pass, before the step.
+        at_step: Called with the number of steps made: 0 before the first, then after each. It may look at the model, and
+            must leave it and the random numbers as they were.
 
     Raises:
         TrainingDiverged: On a loss that is not finite.
@@ -114,6 +117,7 @@ def train(
     torch.manual_seed(seed)
     model.train()
     curve: list[tuple[int, float]] = []
+    at_step(0)
     for step, batch in zip(range(total), shuffled(examples, spec.batch_size, seed), strict=False):
         inputs = {k: v.to(accelerator.device) for k, v in collate(batch).items()}
         loss = answer_loss(model, inputs)
@@ -127,5 +131,6 @@ def train(
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
+        at_step(step + 1)
     model.eval()
     return Trained(total, curve)

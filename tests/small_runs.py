@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmpeft.plan import Planned
-from mmpeft.records import Record, Store
+from mmpeft.records import Checkpoint, Outcome, Record, Store
 from mmpeft.spec import RunSpec, run_id
-
-Outcome = tuple[Record, list[dict[str, Any]]]
 
 
 def make_spec(seed: int = 0) -> RunSpec:
@@ -89,7 +87,7 @@ def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
 
 def good(spec: RunSpec) -> Outcome:
     """Ends well at once."""
-    return make_record(spec), make_predictions()
+    return Outcome(make_record(spec), make_predictions())
 
 
 def slow(spec: RunSpec) -> Outcome:
@@ -108,7 +106,7 @@ def odd_ones_fail(spec: RunSpec) -> Outcome:
 
 def not_a_number(spec: RunSpec) -> Outcome:
     """Comes back with a prediction that JSON cannot hold."""
-    return make_record(spec), make_predictions(score=float("nan"))
+    return Outcome(make_record(spec), make_predictions(score=float("nan")))
 
 
 def somebody_else(spec: RunSpec) -> Outcome:
@@ -144,11 +142,21 @@ def with_log(path: str, function: Callable[..., None], *arguments: Any) -> None:
     function(*arguments)
 
 
+def make_track(score: float = 0.5, num_examples: int = 3) -> tuple[list[Checkpoint], list[dict[str, Any]]]:
+    """Checkpoints of two epochs, and so many tracked examples, each with this score at both."""
+    made = {"task": "mini-pope", "split": "test", "num_examples": num_examples, "scores": {"score": score}}
+    checkpoints = [Checkpoint(epoch=epoch, step=10 * epoch, **made) for epoch in (0, 2)]
+    names = [{"task": "mini-pope", "example_id": f"t{i}", "picture_id": f"q{i}"} for i in range(num_examples)]
+    return checkpoints, [{**name, "predictions": ["no", "yes"], "scores": [score, score]} for name in names]
+
+
 def save(store: Store, score: float) -> None:
     """Save a record that says its score in every place."""
     record = make_record(make_spec(), score)
     curve = [(step, score) for step in range(2000)]
-    store.save(record.model_copy(update={"curve": curve}), make_predictions(score, 2000))
+    checkpoints, tracked = make_track(score, 1000)
+    update = {"curve": curve, "track": checkpoints}
+    store.save(record.model_copy(update=update), make_predictions(score, 2000), tracked)
 
 
 def save_for_ever(folder: str) -> None:

@@ -16,14 +16,17 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LARGEST = 450
 
 ORDER = (
-    *("errors", "entry", "task", "methods.base", "methods.*", "methods", "registry", "spec", "plan", "leases", "records"),
-    *("metrics", "stats", "decide", "summaries", "simulate", "mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.*"),
-    *("tasks.mini_vqav2", "tasks.*", "tasks"),
-    *("vision", "features", "models", "batches", "bottleneck", "attach", "train", "evaluate", "contract"),
+    *("errors", "entry", "task", "methods.base", "methods.*", "methods", "registry", "spec", "plan"),
+    *("files", "leases", "records"),
+    *("metrics", "faithfulness", "stats", "decide", "summaries", "simulate"),
+    *("mini.world", "mini.synonyms", "mini.scenes", "mini.draw", "mini.task", "mini.*"),
+    *("tasks.mini_vqav2", "tasks.mini_flickr30k", "tasks.*", "tasks"),
+    *("vision", "features", "models", "batches", "bottleneck", "attach", "train", "evaluate", "monitor", "contract"),
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "mini.card", "mini.base"),
     *("execute", "pictures", "audit", "doctor"),
-    *("comparison", "claims", "report", "paper", "ledger", "curves", "curve_report", "tuning", "factors", "locations"),
-    *("spread", "paper_sweeps", "figures", "sweep_figures", "gallery", "book", "__main__"),
+    *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
+    *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "ledger"),
+    *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "book", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
 
@@ -34,6 +37,8 @@ PURE = [
     *("execute", "audit", "doctor", "pictures", "__main__"),
     *("comparison", "claims", "report", "paper", "ledger", "figures", "gallery", "book"),
     *("curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps", "sweep_figures"),
+    *("files", "faithfulness", "tracks", "track_report", "faith_report", "flops", "efficiency"),
+    *("track_figures", "cost_figures", "album"),
 ]
 HEAVY = ("torch", "transformers", "peft", "accelerate")
 

@@ -22,6 +22,7 @@ from small_runs import (
     make_predictions,
     make_record,
     make_spec,
+    make_track,
     save,
     save_for_ever,
     wait_for,
@@ -30,7 +31,7 @@ from small_runs import (
 
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
-from mmpeft.records import CorruptedRecord, Record, Store, utc_now
+from mmpeft.records import TRACKED_COLUMNS, CorruptedRecord, Record, Store, utc_now
 
 FORKED = get_context("forkserver")
 FORKED.set_forkserver_preload(["small_runs"])
@@ -191,6 +192,55 @@ def test_predictions_of_an_unknown_run_are_refused(store: Store) -> None:
         store.predictions("0123456789ab")
 
 
+def test_tracked_predictions_read_back_one_row_an_example_and_epoch(store: Store) -> None:
+    checkpoints, tracked = make_track()
+    record = make_record(make_spec()).model_copy(update={"track": checkpoints})
+    store.save(record, make_predictions(), tracked)
+    loaded = store.load(record.run_id)
+    assert loaded is not None and loaded.track == checkpoints
+    frame = store.tracked(record.run_id)
+    assert tuple(frame.columns) == TRACKED_COLUMNS
+    assert frame["epoch"].tolist() == [0, 2] * 3 and frame["prediction"].tolist() == ["no", "yes"] * 3
+    assert store.tracked_lines(record.run_id) == tracked
+
+
+def test_a_run_that_was_asked_nothing_on_the_way_says_so(store: Store) -> None:
+    (run_id,) = filled(store, 1)
+    with pytest.raises(MmpeftError, match=r"no tracked predictions .* its record came without any"):
+        store.tracked(run_id)
+    assert store.load(run_id)
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"not gzip"])
+def test_lost_or_damaged_tracked_predictions_make_the_run_missing(store: Store, damage: bytes | None) -> None:
+    save(store, 0.25)
+    run_id = make_plan(1)[0].run_id
+    path = store.tracked_path(run_id)
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.warns(CorruptedRecord), pytest.raises(MmpeftError, match=r"tracked predictions .* lost or damaged"):
+        store.tracked(run_id)
+    assert len(store.missing(make_plan(1))) == 1
+
+
+def test_predictions_that_wait_for_their_record_are_read(store: Store) -> None:
+    save(store, 0.25)
+    run_id = make_plan(1)[0].run_id
+    for path in (store.predictions_path(run_id), store.tracked_path(run_id)):
+        path.replace(path.with_name(path.name.replace(".jsonl", ".waiting.jsonl")))
+    assert len(store.predictions(run_id)) == len(store.tracked(run_id)) == 2000
+
+
+def test_a_record_written_before_anything_was_tracked_still_reads(store: Store) -> None:
+    (run_id,) = filled(store, 1)
+    content = json.loads(store.record_path(run_id).read_text())
+    for field in ("track", "tracked_sha256"):
+        del content[field]
+    del content["spec"]["track"]
+    store.record_path(run_id).write_text(json.dumps(content))
+    record = store.load(run_id)
+    assert record is not None and record.track == [] and not record.spec.track.wanted
+
+
 def test_an_unnamed_store_is_temporary() -> None:
     store = Store("")
     folder = store.path
@@ -222,6 +272,7 @@ def test_a_kill_during_a_write_leaves_the_old_record_or_the_new_one(store: Store
         assert len(record.curve) == 2000
         seen.add(record.scores["score"])
         assert store.predictions(record.run_id)["score"].tolist() == [record.scores["score"]] * 2000
+        assert store.tracked(record.run_id)["score"].tolist() == [record.scores["score"]] * 2000
     assert seen <= {0.25, 0.75}
 
 

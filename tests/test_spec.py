@@ -109,6 +109,7 @@ def test_an_id_changes_with_every_setting_the_task_version_and_the_base() -> Non
         changed(train__max_length=128),
         changed(eval__split="dev"),
         changed(seed=2),
+        changed(track__every_epochs=1),
     ]
     ids = {identify(RunSpec.from_dict(fields)) for fields in [LORA, *variations]}
     ids |= {

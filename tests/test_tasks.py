@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,23 +13,29 @@ import pytest
 from mmpeft.errors import MmpeftError
 from mmpeft.mini.scenes import Scene
 from mmpeft.mini.task import MiniTask
-from mmpeft.tasks import TASKS, Example
+from mmpeft.tasks import COLUMNS, TASKS, Example
 
 ROOT = Path(__file__).resolve().parent.parent
 SPLITS = ("train", "dev", "test")
 SIZES = {"train": 4000, "dev": 500, "test": 1000}
 CAPTIONS = "mini-flickr30k"
 LETTERS = "mini-scienceqa"
-CHOICES = ("mini-scienceqa", "mini-iconqa-txt")
+CHOICES = ("mini-scienceqa", "mini-iconqa-txt", "mini-pope")
 SAME_VOCABULARY = ("mini-okvqa", "mini-ocrvqa", "mini-vqav2")
-
-every_task = pytest.mark.parametrize("name", TASKS)
-
 
 def task_of(name: str) -> MiniTask:
     task = TASKS[name]
     assert isinstance(task, MiniTask)
     return task
+
+
+def splits_of(name: str) -> list[str]:
+    """The splits a task has for the study; one for evaluation only has none to train on."""
+    return [split for split in SPLITS if split in task_of(name).num_pictures]
+
+
+every_task = pytest.mark.parametrize("name", TASKS)
+every_split = pytest.mark.parametrize(("name", "split"), [(name, split) for name in TASKS for split in splits_of(name)])
 
 
 @cache
@@ -49,7 +56,7 @@ def wrong(task: MiniTask, example: Example) -> str:
 
 def test_the_columns_are_the_eight_of_the_paper() -> None:
     columns = ["Flickr30k", "IconQA-blank", "IconQA-txt", "OCRVQA", "OKVQA", "ScienceQA", "VQAv2", "VizWiz"]
-    assert sorted(task.column for task in TASKS.values()) == columns
+    assert sorted(task.column for task in COLUMNS.values()) == columns
     assert sorted(name for name, task in TASKS.items() if task.seen) == sorted(SAME_VOCABULARY)
 
 
@@ -62,8 +69,7 @@ def test_a_task_says_what_it_is(name: str) -> None:
     assert task.metric and task.about.endswith(".") and task.sources
 
 
-@every_task
-@pytest.mark.parametrize("split", SPLITS)
+@every_split
 def test_a_split_has_its_size_and_ids_of_its_own(name: str, split: str) -> None:
     examples = TASKS[name].examples(split)
     assert len(examples) >= SIZES[split]
@@ -73,18 +79,18 @@ def test_a_split_has_its_size_and_ids_of_its_own(name: str, split: str) -> None:
 @every_task
 def test_splits_share_no_picture(name: str) -> None:
     task = task_of(name)
-    splits = [split for split in (*SPLITS, "base") if split in task.num_pictures]
+    splits = [*splits_of(name), *(split for split in ("base",) if split in task.num_pictures)]
     pictures = [set(shown(name, split)) for split in splits]
     assert len(set.union(*pictures)) == sum(map(len, pictures))
-    ids = [{example.picture_id for example in task.examples(split)} for split in SPLITS]
-    assert not ids[0] & ids[1] and not ids[0] & ids[2] and not ids[1] & ids[2]
+    ids = [{example.picture_id for example in task.examples(split)} for split in splits_of(name)]
+    assert len(set.union(*ids)) == sum(map(len, ids))
 
 
 @pytest.mark.parametrize("name", [name for name in TASKS if name not in SAME_VOCABULARY])
 def test_splits_of_an_unseen_task_share_no_thing(name: str) -> None:
-    things = [{thing for scene in shown(name, split) for thing in scene.names} for split in SPLITS]
+    things = [{thing for scene in shown(name, split) for thing in scene.names} for split in splits_of(name)]
     assert all(len(each) >= 15 for each in things)
-    assert not things[0] & things[1] and not things[0] & things[2] and not things[1] & things[2]
+    assert len(set.union(*things)) == sum(map(len, things))
 
 
 @every_task
@@ -144,7 +150,7 @@ def test_answers_are_words_that_the_base_knows(name: str) -> None:
     from mmpeft.models import load
 
     tokenizer = load("toy").tokenizer
-    answers = {text for split in SPLITS for e in TASKS[name].examples(split) for text in (e.answer, *e.choices)}
+    answers = {text for split in splits_of(name) for e in TASKS[name].examples(split) for text in (e.answer, *e.choices)}
     answers |= {text for e in TASKS[name].examples("test") for text in e.answers}
     ids = {text: tokenizer(text, add_special_tokens=False)["input_ids"] for text in answers}
     assert not [text for text, tokens in ids.items() if tokenizer.unk_token_id in tokens]
@@ -169,7 +175,7 @@ def test_the_longest_example_fits_the_default_length(name: str) -> None:
     from mmpeft.spec import TrainSpec
 
     tokenizer = load("toy").tokenizer
-    texts = [f"{e.prompt} {e.answer}" for e in TASKS[name].examples("train")]
+    texts = [f"{e.prompt} {e.answer}" for e in TASKS[name].examples(splits_of(name)[0])]
     longest = max(len(tokens) for tokens in tokenizer(texts)["input_ids"])
     assert longest + 16 + 4 <= TrainSpec().max_length
 
@@ -196,9 +202,11 @@ def test_a_question_about_two_pictures_sees_two_pictures(name: str) -> None:
 @every_task
 def test_smaller_subsets_lie_inside_larger_ones(name: str) -> None:
     task = TASKS[name]
-    small, large = task.examples("train", 50, subset_seed=1), task.examples("train", 200, subset_seed=1)
+    split = splits_of(name)[0]
+    small, large = task.examples(split, 50, subset_seed=1), task.examples(split, 200, subset_seed=1)
     assert large[:50] == small
-    assert task.examples("train", 50, subset_seed=2) != small
+    assert len({e.example_id for e in large}) == 200
+    assert task.examples(split, 50, subset_seed=2) != small
 
 
 @every_task
@@ -215,7 +223,7 @@ EXAMPLES = """
 import hashlib
 from mmpeft.tasks import TASKS
 for name, task in TASKS.items():
-    rows = [repr(e) for split in ("train", "dev", "test") for e in task.examples(split, 300)]
+    rows = [repr(e) for split in ("train", "dev", "test") if split in task.num_pictures for e in task.examples(split, 300)]
     print(name, hashlib.sha256("".join(rows).encode()).hexdigest())
 """
 
@@ -229,6 +237,61 @@ def test_examples_do_not_depend_on_the_process() -> None:
         return done.stdout
 
     assert made("1") == made("2")
+
+
+def test_what_is_for_evaluation_only_has_no_train_split() -> None:
+    assert [name for name in TASKS if splits_of(name) != list(SPLITS)] == [name for name in TASKS if name not in COLUMNS]
+
+
+def test_a_task_for_evaluation_only_is_not_trained_on() -> None:
+    from mmpeft.plan import Planned
+    from mmpeft.spec import RunSpec
+
+    fields = {"model": "toy", "task": "mini-pope", "method": {"name": "zero-shot"}}
+    assert Planned.of(RunSpec.from_dict(fields))
+    trained = {**fields, "method": {"name": "lora"}, "train": {"num_steps": 1, "learning_rate": 0.1}}
+    with pytest.raises(MmpeftError, match="'mini-pope' is for evaluation only; name it in track"):
+        Planned.of(RunSpec.from_dict(trained))
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_yes_and_no_are_balanced_in_every_kind_and_true(split: str) -> None:
+    task = task_of("mini-pope")
+    rows = task.examples(split, 120)
+    counts = Counter((row.kind, row.answer) for row in rows)
+    assert len(counts) == 6 and set(counts.values()) == {20}
+    for row in task.examples(split):
+        thing = row.prompt.removeprefix("is there a ").split(" in the image")[0]
+        assert (thing in task.things(row.picture_id)) == (row.answer == "yes")
+
+
+def test_each_kind_of_absent_thing_follows_its_rule() -> None:
+    from mmpeft.mini import world
+    from mmpeft.tasks.mini_pope import popular
+
+    task, groups = task_of("mini-pope"), {name: thing.group for name, thing in world.things().items()}
+    for row in task.examples("test"):
+        thing = row.prompt.removeprefix("is there a ").split(" in the image")[0]
+        if row.answer == "no" and row.kind == "popular":
+            assert thing in popular("test")
+        if row.answer == "no" and row.kind == "adversarial":
+            assert groups[thing] in {groups[name] for name in task.things(row.picture_id)}
+
+
+def test_its_pictures_are_those_of_the_captions() -> None:
+    captions, asked = task_of(CAPTIONS), task_of("mini-pope")
+    assert asked.things("mini-pope/test/7") == captions.things("mini-flickr30k/test/7")
+    assert asked.picture("mini-pope/test/7").tobytes() == captions.picture("mini-flickr30k/test/7").tobytes()
+
+
+def test_every_word_for_a_thing_leads_to_a_name_and_every_thing_is_named() -> None:
+    from mmpeft.mini import world
+
+    names = task_of(CAPTIONS).names()
+    assert {names[thing] for thing in world.things()} == set(world.things())
+    assert set(names.values()) <= {*world.things(), *world.icons()}
+    assert all(names[name] == name for name in names.values())
+    assert (names["bike"], names["dog"]) == ("bicycle", "dog")
 
 
 def test_things_have_facts_of_their_own_and_a_split() -> None:

@@ -36,7 +36,7 @@ from mmpeft.mini.packing import NUM_IMAGE_TOKENS, Packer
 from mmpeft.mini.stages import Recipe, Workshop, align, build, hang, learn_pictures, learn_words
 from mmpeft.mini.task import MiniTask
 from mmpeft.models import fingerprint_of
-from mmpeft.tasks import TASKS
+from mmpeft.tasks import COLUMNS
 from mmpeft.tasks.mini_ocrvqa import MiniOCRVQA
 from mmpeft.tasks.mini_okvqa import MiniOKVQA
 from mmpeft.tasks.mini_vqav2 import MiniVQAv2
@@ -73,7 +73,7 @@ def encoder_store(mean: Tensor, std: Tensor) -> FeatureStore:
 def tokenizer_texts() -> list[str]:
     """The texts the tokenizer learns from: sentences, look-ups, and the prompts and answers of all tasks."""
     texts = [look_up(Random(i))[0] for i in range(2000)] + [language.sentence(Random(i)) for i in range(6000)]
-    texts += [x for t in TASKS.values() for e in t.all_examples("train")[:1500] for x in (e.prompt, e.answer)]
+    texts += [x for t in COLUMNS.values() for e in t.all_examples("train")[:1500] for x in (e.prompt, e.answer)]
     return texts + [CAPTION_PROMPT] * 100
 
 

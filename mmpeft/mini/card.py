@@ -16,7 +16,7 @@ from mmpeft.mini.language import look_up
 from mmpeft.models import MODELS, Loaded, from_folder
 from mmpeft.run import encoder_for
 from mmpeft.task import Example
-from mmpeft.tasks import TASKS
+from mmpeft.tasks import COLUMNS
 from mmpeft.tasks.mini_vqav2 import KINDS, MiniVQAv2, question
 
 ABILITIES = {
@@ -93,7 +93,7 @@ def captions(loaded: Loaded) -> dict[str, float]:
 def zero_shot(loaded: Loaded) -> dict[str, dict[str, Any]]:
     """Zero-shot test score of each of the eight tasks, beside majority and chance."""
     rows = {}
-    for name, task in TASKS.items():
+    for name, task in COLUMNS.items():
         asked = task.examples("test")
         encoder = encoder_for(loaded, task, asked, 512, progress=True)
         scores, _ = evaluate(loaded.model, encoder, task, asked, None, 200)

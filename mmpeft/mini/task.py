@@ -1,6 +1,7 @@
 """The shared half of the eight miniature tasks: pictures and examples that are pure functions of an index."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from random import Random
@@ -9,7 +10,7 @@ from typing import ClassVar
 from PIL import Image
 
 from mmpeft.errors import MmpeftError, unknown
-from mmpeft.mini import draw
+from mmpeft.mini import draw, synonyms
 from mmpeft.mini.scenes import Scene
 from mmpeft.task import Example, Task
 
@@ -64,6 +65,15 @@ class MiniTask(Task):
         if len(parts) != 3 or parts[0] != self.name or parts[1] not in self.num_pictures or not parts[2].isdigit():
             raise MmpeftError(f"picture_id: '{picture_id}' is not a picture of {self.name}; ids read {self.name}/train/0.")
         return parts[1], int(parts[2])
+
+    def things(self, picture_id: str) -> tuple[str, ...]:
+        """The names in the scene; none on a flag or a cover."""
+        what, _ = self.composed(*self.locate(picture_id))
+        return what.names if isinstance(what, Scene) else ()
+
+    def names(self) -> Mapping[str, str]:
+        """The names of all things and icons, and the words that mean the same."""
+        return synonyms.names()
 
     def picture(self, picture_id: str) -> Image.Image:
         """The drawn picture, RGB 128 × 128."""

@@ -1,0 +1,212 @@
+"""Tables about what models invent: captions against what is on the pictures, and yes/no questions under three parsers."""
+
+import numpy as np
+import pandas as pd
+
+from mmpeft.comparison import Variant
+from mmpeft.faithfulness import PARSERS, McNemar, YesNo, judge_yes_no, mcnemar
+from mmpeft.methods import METHODS
+from mmpeft.report import DASH, Prose, Table, listed, percent, to_html
+from mmpeft.tasks import TASKS
+from mmpeft.track_report import cell
+from mmpeft.tracks import GROUPS, Track, Tracks, change, estimate, mentioned, places, right_answers
+
+# --------------------------------------------------------------------------------------------------
+# Captions
+# --------------------------------------------------------------------------------------------------
+
+
+def inventions_table(tracks: Tracks, moment: int | str = "last") -> Table:
+    """CHAIR of each method's captions at a moment: per thing, per caption, recall, words; the base in the first row.
+
+    Low rates with low recall or few words are bought by saying less.
+    """
+    rows, shown = {}, {}
+    for row in tracks.rows:
+        found = {name: estimate(tracks, row, "captions", moment, name) for name in ("chair_i", "chair_s", "recall", "num_words")}
+        rows[row.label] = {name: e.mean if e else np.nan for name, e in found.items()}
+        shown[row.label] = {
+            "invented, per thing": cell(found["chair_i"]),
+            "captions that invent": cell(found["chair_s"]),
+            "things named": cell(found["recall"]),
+            "words": cell(found["num_words"], plain=True),
+        }
+    if not rows:
+        return Table(pd.DataFrame(), "<p>No run has left anything yet.</p>")
+    return Table(pd.DataFrame.from_dict(rows, "index"), to_html(pd.DataFrame.from_dict(shown, "index")))
+
+
+def mcnemar_table(tracks: Tracks, method: str, moment: int | str = "last") -> Table:
+    """One method's captions against each other method's, seed by seed: how many only one of the two gets wrong.
+
+    The test is exact and takes the pictures alone as random: it speaks about these two trained models. The interval
+    beside it takes the seeds in and speaks about the methods.
+    """
+    label = METHODS[method].label
+    mine = next((row for row in tracks.trained if row.label == label), None)
+    rows = []
+    for other in tracks.trained:
+        found = _discordant(tracks, mine, other, moment) if mine and other != mine else []
+        e = change(tracks, mine, other, "captions", moment, moment, "chair_s") if mine and other != mine else None
+        if not found:
+            continue
+        rows.append(
+            {
+                "against": other.label,
+                "seeds": len(found),
+                f"only {label} invents": sum(one.only_a for one in found),
+                "only the other invents": sum(one.only_b for one in found),
+                "smallest p of a seed": min(one.p for one in found),
+                "seeds with p < .05": sum(one.p < 0.05 for one in found),
+                "difference, points": e.mean if e else np.nan,
+                "interval": cell(e, sign=True),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        return Table(frame, "<p>No pair of runs is complete.</p>")
+    shown = frame.drop(columns="difference, points").rename(columns={"interval": "difference, points"})
+    shown["smallest p of a seed"] = shown["smallest p of a seed"].map("{:.3f}".format)
+    return Table(frame.drop(columns="interval"), to_html(shown, index=False))
+
+
+def _discordant(tracks: Tracks, a: Variant, b: Variant, moment: int | str) -> list[McNemar]:
+    """McNemar's test of two rows' captions for each seed that both have, source by source."""
+    found = []
+    for source in tracks.sources:
+        for task in (name for name in tracks.asked if name != source and GROUPS["captions"](name, tracks.sources)):
+            first, second = (_invents(tracks.found.get((row, source, task)), moment) for row in (a, b))
+            found += [mcnemar(first[seed], second[seed]) for seed in first if seed in second]
+    return found
+
+
+def _invents(track: Track | None, moment: int | str) -> dict[int, list[bool]]:
+    """For each seed, whether each of its captions invents a thing."""
+    if track is None:
+        return {}
+    found = {}
+    for seed, place, answers in zip(track.seeds, places(track, moment), track.answers, strict=True):
+        if place >= 0:
+            said = zip(track.pictures, answers[place], strict=True)
+            found[int(seed)] = [bool(mentioned(track.task, picture, text).invented) for picture, text in said]
+    return found
+
+
+def most_invented(tracks: Tracks, moment: int | str = "last", top: int = 5) -> Table:
+    """Which things each method invents most often, and how many of its captions were looked at."""
+    rows = []
+    for row in tracks.rows:
+        counts: dict[str, int] = {}
+        captions = 0
+        for track in _tracks_of(tracks, row, "captions"):
+            for picture, said in _all_said(track, moment):
+                captions += 1
+                for thing in mentioned(track.task, picture, said).invented:
+                    counts[thing] = counts.get(thing, 0) + 1
+        first = sorted(counts, key=lambda thing: (-counts[thing], thing))[:top]
+        rows.append((row.label, captions, ", ".join(f"{thing} ({counts[thing]})" for thing in first) or DASH))
+    frame = pd.DataFrame(rows, columns=["method", "captions", "invented most often"])
+    return Table(frame, to_html(frame, index=False))
+
+
+def _tracks_of(tracks: Tracks, row: Variant, group: str) -> list[Track]:
+    """What a row was asked of a group of tasks, from every source."""
+    pairs = ((source, task) for source in tracks.sources for task in tracks.asked if source != task)
+    keys = [(row, *pair) for pair in pairs if GROUPS[group](pair[1], tracks.sources)]
+    return [tracks.found[key] for key in keys if key in tracks.found]
+
+
+def _all_said(track: Track, moment: int | str) -> list[tuple[str, str]]:
+    """Picture and answer, of every seed that has the moment."""
+    return [
+        (picture, said)
+        for place, answers in zip(places(track, moment), track.answers, strict=True)
+        if place >= 0
+        for picture, said in zip(track.pictures, answers[place], strict=True)
+    ]
+
+
+# --------------------------------------------------------------------------------------------------
+# Yes or no
+# --------------------------------------------------------------------------------------------------
+
+
+def judged(tracks: Tracks, row: Variant, parser: str, moment: int | str = "last", kind: str | None = None) -> YesNo | None:
+    """How a row answered the questions about what is there, all seeds and sources together; None if it was not asked.
+
+    Args:
+        tracks: From tracks.read.
+        row: A row.
+        parser: One of faithfulness.PARSERS.
+        moment: An epoch, or a name of one.
+        kind: Only questions of this kind, for example ``adversarial``.
+    """
+    read, wanted = [], []
+    for track in _tracks_of(tracks, row, "presence"):
+        kinds = {example.example_id: example.kind for example in TASKS[track.task].examples("test")}
+        kinds |= {example.example_id: example.kind for example in TASKS[track.task].examples("dev")}
+        right = right_answers(track)
+        for place, answers in zip(places(track, moment), track.answers, strict=True):
+            for example, said, answer in zip(track.examples, answers[place], right, strict=True) if place >= 0 else ():
+                if kind in (None, kinds.get(example)) and answer:
+                    read.append(PARSERS[parser](said))
+                    wanted.append(answer)
+    return judge_yes_no(read, wanted) if wanted else None
+
+
+def parsers_table(tracks: Tracks, moment: int | str = "last") -> Table:
+    """The same answers read by each parser: accuracy and share of yes with intervals, precision, recall, F1, unread ones."""
+    rows, shown = [], []
+    for row in tracks.rows:
+        for parser in PARSERS:
+            found = judged(tracks, row, parser, moment)
+            if found is None:
+                continue
+            rows.append({"method": row.label, "parser": parser, **found._asdict()})
+            accuracy, yes = (estimate(tracks, row, "presence", moment, f"{of}, {parser}") for of in ("accuracy", "yes"))
+            numbers = {name: _share(getattr(found, name)) for name in ("precision", "recall", "f1", "unparsed")}
+            shown.append({"method": row.label, "parser": parser, "accuracy": cell(accuracy), **numbers, "says yes": cell(yes)})
+    if not rows:
+        return Table(pd.DataFrame(), "<p>No run was asked yet.</p>")
+    names = {"f1": "F1", "unparsed": "not read"}
+    return Table(pd.DataFrame(rows), to_html(pd.DataFrame(shown).rename(columns=names), index=False))
+
+
+def kinds_table(tracks: Tracks, parser: str = "MME", moment: int | str = "last") -> Table:
+    """For each kind of absent thing: accuracy, F1 and share of yes of each method, one parser."""
+    rows: dict[str, dict[tuple[str, str], float]] = {}
+    for row in tracks.rows:
+        for kind in _kinds(tracks):
+            found = judged(tracks, row, parser, moment, kind)
+            if found:
+                numbers = {"accuracy": found.accuracy, "F1": found.f1, "says yes": found.yes_share}
+                rows.setdefault(row.label, {}).update({(kind, name): value for name, value in numbers.items()})
+    if not rows:
+        return Table(pd.DataFrame(), "<p>No run was asked yet.</p>")
+    frame = pd.DataFrame.from_dict(rows, "index")
+    frame.columns = pd.MultiIndex.from_tuples(frame.columns)
+    return Table(frame, to_html(frame.map(_share)))
+
+
+def _kinds(tracks: Tracks) -> list[str]:
+    tasks = [task for task in tracks.asked if GROUPS["presence"](task, tracks.sources)]
+    return list(dict.fromkeys(example.kind for task in tasks for example in TASKS[task].examples("test")))
+
+
+def _share(value: float) -> str:
+    return DASH if np.isnan(value) else percent(value)
+
+
+def rankings(tracks: Tracks, moment: int | str = "last") -> Prose:
+    """Whether the order of the methods is the same under every parser."""
+    orders = {}
+    for parser in PARSERS:
+        found = {row.label: one.accuracy for row in tracks.trained if (one := judged(tracks, row, parser, moment))}
+        if len(found) < 2:
+            return Prose("Which parser ranks the methods how is not known yet: too few runs have a record.")
+        ranks = sorted({round(accuracy, 9) for accuracy in found.values()}, reverse=True)
+        orders[parser] = tuple(" = ".join(n for n in found if round(found[n], 9) == accuracy) for accuracy in ranks)
+    if len(set(orders.values())) == 1:
+        return Prose(f"Every parser puts the methods in the same order by accuracy: {listed(next(iter(orders.values())))}.")
+    told = "; ".join(f"{parser}: {listed(order)}" for parser, order in orders.items())
+    return Prose(f"The order of the methods by accuracy depends on the parser. {told}.")

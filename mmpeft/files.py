@@ -1,0 +1,55 @@
+"""Files that are written whole or not at all, and lines in them: a kill at any moment leaves the old or the new."""
+
+import gzip
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+FORGOTTEN_SECONDS = 3600.0
+"""A temporary file this old was left by a killed writer."""
+
+
+def pack(lines: Iterable[Mapping[str, Any]]) -> bytes | None:
+    """The lines as one compressed file, or None if there are none."""
+    text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+    return gzip.compress(text.encode(), mtime=0) if text else None  # mtime=0: the same lines are the same bytes
+
+
+def waiting(path: Path) -> Path:
+    """Where a file waits for its record."""
+    return path.with_name(path.name.replace(".jsonl.gz", ".waiting.jsonl.gz"))
+
+
+def belonging(path: Path, digest: str) -> bytes | None:
+    """The bytes of that digest, even if their writer died before moving them into place."""
+    for each in (path, waiting(path)):
+        packed = each.read_bytes() if each.exists() else b""
+        if hashlib.sha256(packed).hexdigest() == digest:
+            return packed
+    return None
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put the content at the path in one step: readers see the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):
+        with suppress(FileNotFoundError):
+            if time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS:
+                left.unlink()
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,282 @@
+"""Tables and sentences about what runs said on the way: over epochs, against the base, one method against the others."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from mmpeft.comparison import detectable
+from mmpeft.methods import METHODS
+from mmpeft.paper import METHOD_OF, published
+from mmpeft.plan import Question
+from mmpeft.report import DASH, MINUS, Prose, Table, listed, percent, to_html, with_interval
+from mmpeft.stats import Estimate
+from mmpeft.tasks import TASKS
+from mmpeft.tracks import Tracks, change, epochs_at, estimate, found_in
+
+NAMES = {
+    "other sources": "the other sources",
+    "unseen": "the other unseen tasks",
+    "seen": "the seen tasks",
+    "captions": "captions",
+    "presence": "what is in the image",
+    "source": "the source's own dev split",
+}
+"""How a sentence names a group of tracks.GROUPS."""
+
+MOMENTS = ("best", "best+1", "best+2", "best+3", "best+4", "last")
+"""The paper's moments, the epoch of least dev loss and four later ones, and the last one."""
+
+Verdict = Literal["supported", "contradicted", "undecided"]
+
+
+def cell(e: Estimate | None, *, sign: bool = False, plain: bool = False) -> str:
+    """An estimate with its interval below it, in percent or, ``plain``, as it is; a dash where there is none."""
+    if e is None:
+        return DASH
+    numbers = (e.mean, e.low, e.high)
+    mean, low, high = (f"{n:.1f}".replace("-", MINUS) if plain else percent(n, sign=sign) for n in numbers)
+    return f"{mean}<small>{low} to {high}</small>"
+
+
+def _tables(content: Mapping[str, Mapping[str, Estimate | None]], *, sign: bool = False, nothing: str) -> Table:
+    """Estimates by row and column, as numbers and for the reader."""
+    if not content:
+        return Table(pd.DataFrame(), f"<p>{nothing}</p>")
+    means = {row: {k: e.mean if e else np.nan for k, e in cells.items()} for row, cells in content.items()}
+    shown = {row: {k: cell(e, sign=sign) for k, e in cells.items()} for row, cells in content.items()}
+    return Table(pd.DataFrame.from_dict(means, "index"), to_html(pd.DataFrame.from_dict(shown, "index")))
+
+
+def asked(question: Question) -> Prose:
+    """What the runs of a question are asked on the way, in a sentence."""
+    specs = [spec for spec in question.specs() if spec.track.wanted]
+    if not specs:
+        return Prose("These runs are asked nothing on the way.")
+    track = next((spec.track for spec in specs if spec.method.trains), specs[0].track)
+    tasks = list(dict.fromkeys(name for spec in specs for name in (spec.task, *spec.track.tasks)))
+    columns = listed(TASKS[name].column if name in TASKS else name for name in tasks)
+    much = f"{track.num_examples} examples" if track.num_examples else "all examples"
+    often = "each epoch" if track.every_epochs == 1 else f"every {track.every_epochs} epochs"
+    return Prose(
+        f"Before training and after {often} a run is asked {much} of each of {len(tasks)} tasks: its own on dev, the others on "
+        f"{track.split}. They are {columns}. The base is asked the same, once."
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# Over epochs
+# --------------------------------------------------------------------------------------------------
+
+
+def moments_table(tracks: Tracks, what: str, moments: Sequence[int | str] = MOMENTS, measure: str = "score") -> Table:
+    """A row a method, a column a moment, the base in the first row: the mean over the tasks of ``what``, in percent.
+
+    A moment named after the best epoch takes the seeds and sources that have it; the column before it says which epoch
+    was the best one.
+    """
+    content = {
+        row.label: {str(moment): estimate(tracks, row, what, moment, measure) for moment in moments} for row in tracks.rows
+    }
+    table = _tables(content, nothing="No run has left anything yet.")
+    if not content or "best" not in moments:
+        return table
+    best = {row.label: epochs_at(tracks, row, "best") for row in tracks.trained}
+    means = pd.Series({name: float(np.mean(epochs)) for name, epochs in best.items() if epochs}, dtype=float)
+    shown = {
+        name: {"best epoch": _range(best.get(name, [])), **{moment: cell(e) for moment, e in cells.items()}}
+        for name, cells in content.items()
+    }
+    return Table(table.frame.assign(**{"best epoch": means}), to_html(pd.DataFrame.from_dict(shown, "index")))
+
+
+def _range(epochs: Sequence[int]) -> str:
+    """``3 to 12``, or the one there is."""
+    if not epochs:
+        return DASH
+    return str(min(epochs)) if min(epochs) == max(epochs) else f"{min(epochs)} to {max(epochs)}"
+
+
+def later_epochs(tracks: Tracks) -> Prose:
+    """Whether there are epochs after the best one at all: how many runs have them."""
+    best = [epoch for row in tracks.trained for epoch in epochs_at(tracks, row, "best")]
+    if not best:
+        return Prose("No run has left anything yet.")
+    after = sum(len(epochs_at(tracks, row, "best+1")) for row in tracks.trained)
+    four = sum(len(epochs_at(tracks, row, "best+4")) for row in tracks.trained)
+    return Prose(
+        f"Of {len(best)} runs, {after} have an epoch after the one of least dev loss, and {four} have four of them. "
+        f"The epoch of least dev loss is {_range(best)}, with {np.median(best):g} as its median."
+    )
+
+
+def against_base_table(tracks: Tracks, groups: Sequence[str], moment: int | str = "last") -> Table:
+    """How far each method stands above the untrained base, in points: a row a method, a column a group.
+
+    Below zero is what it has forgotten.
+    """
+    base = tracks.base
+    content = {
+        row.label: {NAMES.get(g, g): change(tracks, row, base, g, moment, 0) for g in groups} for row in tracks.trained if base
+    }
+    return _tables(content, sign=True, nothing="The base has not been asked yet.")
+
+
+def forgetting(tracks: Tracks, what: str, moment: int | str = "last") -> Prose:
+    """Which methods lost, kept or gained something on a group, against the untrained base."""
+    base = tracks.base
+    found = {row.label: e for row in tracks.trained if base and (e := change(tracks, row, base, what, moment, 0))}
+    name = NAMES.get(what, what)
+    if not found:
+        return Prose(f"What training does to {name} is not known yet: too few runs have a record.")
+    sides = {
+        "lower than the base without training": [label for label, e in found.items() if e.high < 0],
+        "higher than the base without training": [label for label, e in found.items() if e.low > 0],
+        "not told apart from the base": [label for label, e in found.items() if e.low <= 0 <= e.high],
+    }
+    are = {words: "is" if len(labels) == 1 else "are" for words, labels in sides.items()}
+    said = "; ".join(f"{listed(labels)} {are[words]} {words}" for words, labels in sides.items() if labels)
+    numbers = ", ".join(f"{label} {with_interval(e, sign=True)}" for label, e in found.items())
+    return Prose(f"On {name}, at {_moment(moment)}: {said}. In numbers: {numbers}.")
+
+
+def course(tracks: Tracks, what: str, measure: str = "score", start: int | str = "first", end: int | str = "last") -> Prose:
+    """What the training between two moments does to each method's mean."""
+    found = {row.label: e for row in tracks.trained if (e := change(tracks, row, row, what, end, start, measure))}
+    if not found:
+        return Prose(f"How {NAMES.get(what, what)} change with training is not known yet: too few runs have a record.")
+    sides = {
+        "rises for {}": [label for label, e in found.items() if e.low > 0],
+        "falls for {}": [label for label, e in found.items() if e.high < 0],
+        "moves by nothing that these runs can see for {}": [label for label, e in found.items() if e.low <= 0 <= e.high],
+    }
+    said = listed(words.format(listed(labels)) for words, labels in sides.items() if labels)
+    numbers = ", ".join(f"{label} {with_interval(e, sign=True)}" for label, e in found.items())
+    return Prose(f"From {_moment(start)} to {_moment(end)} the {_subject(measure, what)} {said}: {numbers}.")
+
+
+def _moment(moment: int | str) -> str:
+    """``the last epoch``, ``epoch 3``."""
+    return f"epoch {moment}" if isinstance(moment, int) else f"the {moment} epoch"
+
+
+def _subject(measure: str, what: str) -> str:
+    """``score of the seen tasks``; a measure of captions needs no more words."""
+    name = MEASURE_NAMES.get(measure, measure)
+    return f"{name} of {NAMES.get(what, what)}" if measure == "score" else name
+
+
+# --------------------------------------------------------------------------------------------------
+# One method against the others
+# --------------------------------------------------------------------------------------------------
+
+MEASURE_NAMES = {
+    "score": "score",
+    "chair_i": "share of invented things",
+    "chair_s": "share of captions that invent a thing",
+    "recall": "share of the things that are named",
+}
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One method held against each other one.
+
+    Attributes:
+        label: The method.
+        differences: Its mean minus theirs, by their label.
+        verdict: On the statement that it lies beyond all of them on the stated side.
+    """
+
+    label: str
+    differences: Mapping[str, Estimate]
+    verdict: Verdict
+
+
+def contest(
+    tracks: Tracks, method: str, what: str, moment: int | str, *, highest: bool, measure: str = "score"
+) -> Contest | None:
+    """Whether a method has the highest (or lowest) mean of all; None if a comparison is missing.
+
+    Supported if the interval of every difference lies on that side of zero, contradicted if one lies wholly on the other
+    side, undecided otherwise.
+
+    Args:
+        tracks: From tracks.read.
+        method: Its name in METHODS.
+        what: A group or task.
+        moment: An epoch, or a name of one.
+        highest: False states that it is the lowest.
+        measure: One of tracks.MEASURES.
+    """
+    label = METHODS[method].label
+    mine = next((row for row in tracks.trained if row.label == label), None)
+    others = [row for row in tracks.trained if row.label != label]
+    if mine is None or not others:
+        return None
+    found = {row.label: change(tracks, mine, row, what, moment, moment, measure) for row in others}
+    known = {other: e for other, e in found.items() if e}
+    if len(known) < len(found):
+        return None
+    beyond = [(e.low > 0) if highest else (e.high < 0) for e in known.values()]
+    behind = [(e.high < 0) if highest else (e.low > 0) for e in known.values()]
+    return Contest(label, known, "supported" if all(beyond) else "contradicted" if any(behind) else "undecided")
+
+
+def contest_sentence(
+    tracks: Tracks, method: str, what: str, moment: int | str, *, highest: bool, measure: str = "score"
+) -> Prose:
+    """The statement, the verdict on it, and the differences behind it."""
+    side = "highest" if highest else "lowest"
+    statement = f"{METHODS[method].label} has the {side} {_subject(measure, what)} at {_moment(moment)}"
+    found = contest(tracks, method, what, moment, highest=highest, measure=measure)
+    if found is None:
+        return Prose(f"«{statement}»: not known yet, too few runs have a record.")
+    numbers = ", ".join(f"{with_interval(e, sign=True)} against {other}" for other, e in found.differences.items())
+    needed = max(detectable(e) for e in found.differences.values())
+    tail = f" Differences of {percent(needed)} points would be found four times in five." if found.verdict == "undecided" else ""
+    return Prose(f"«{statement}»: **{found.verdict}**. {found.label} stands at {numbers}.{tail}")
+
+
+def standing(tracks: Tracks, what: str, moment: int | str = "last", measure: str = "score", *, best: str = "highest") -> Prose:
+    """Which method leads on a group at a moment, and the base beside it."""
+    found = found_in(tracks, tracks.trained, what, moment, measure)
+    if len(found) < 2:
+        return Prose(f"On {NAMES.get(what, what)} nothing can be compared yet: too few runs have a record.")
+    choose = max if best == "highest" else min
+    first = choose(found, key=lambda row: found[row].mean)
+    differences = {row: change(tracks, first, row, what, moment, moment, measure) for row in found if row != first}
+    equals = [row.label for row, e in differences.items() if e is None or e.low <= 0 <= e.high]
+    text = f"At {_moment(moment)} the {best} {_subject(measure, what)} is that of {first.label}: "
+    text += f"{with_interval(found[first])}."
+    text += f" Not told apart from it: {listed(equals)}." if equals else " Every other method is clearly apart from it."
+    base = estimate(tracks, tracks.base, what, 0, measure) if tracks.base else None
+    return Prose(text + (f" The base without training has {with_interval(base)}." if base else ""))
+
+
+# --------------------------------------------------------------------------------------------------
+# The paper's numbers
+# --------------------------------------------------------------------------------------------------
+
+
+def published_moments(table: int) -> Table:
+    """The paper's numbers over epochs, as printed: its Table 4 (scores in percent) or 7 (captions of a hundred).
+
+    A row a method, a column an epoch, and their mean.
+    """
+    rows = published().query(f"table == {table}")
+    rows = rows.assign(
+        label=[METHODS[METHOD_OF[name]].label for name in rows["method"]],
+        epoch=rows["dataset"].str.extract(r"epoch (\d+)$")[0].astype("Int64"),
+    )
+    order = [method.label for method in METHODS.values()]
+    frame = rows.dropna(subset="epoch").pivot_table(index="label", columns="epoch", values="value")
+    frame = frame.sort_index(key=lambda labels: labels.map(order.index))
+    frame["mean"] = frame.mean(axis=1)
+    head = "best+{}" if table == 4 else "after epoch {}"
+    shown = frame.map("{:.1f}".format).assign(mean=frame["mean"].map("{:.2f}".format))
+    shown = shown.rename(columns=lambda name: name if name == "mean" else head.format(name))
+    shown.index.name = shown.columns.name = None
+    return Table(frame, to_html(shown))
