@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmpeft.claims import Claim, Judged, Ledger, Outcome, Published, judge, load_ledger, weighed
-from mmpeft.comparison import GROUPS, Results, read
+from mmpeft.claims import SEED_SD, Claim, Ledger, Published, load_ledger
+from mmpeft.comparison import GROUPS
 from mmpeft.errors import MmpeftError
 from mmpeft.paper import published
 from mmpeft.plan import load_question
 from mmpeft.records import Store
 from mmpeft.report import DASH, Prose, Table, listed, percent, to_html
-from mmpeft.tasks import TASKS
+from mmpeft.tasks import COLUMNS
+from mmpeft.verdicts import Evidence, Judged, Outcome, evidence, judge, weighed
 
 MARKS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 """A sign beside each verdict, so that no color is needed to tell them apart."""
@@ -34,9 +35,9 @@ def judged(scale: str | None = None, store: str | None = None, ledger: Ledger | 
     """
 
     @cache
-    def ask(name: str) -> Results:
+    def ask(name: str) -> Evidence:
         question = load_question(name, scale)
-        return read(question, Store(store or question.store_folder()))
+        return evidence(question, Store(store or question.store_folder()))
 
     return judge(ledger or load_ledger(), ask, strict=scale is None)
 
@@ -100,7 +101,7 @@ def verdict_table(found: Sequence[Judged]) -> Table:
 def _interval(outcome: Outcome, claim: Claim) -> str:
     if outcome.mean is None or outcome.low is None or outcome.high is None:
         return DASH
-    if any(contrast.measure == "seed_sd" for contrast in claim.contrasts):
+    if any(contrast.measure == SEED_SD for contrast in claim.contrasts):
         ratio, low, high = (math.exp(value) if value < 50 else math.inf for value in (outcome.mean, outcome.low, outcome.high))
         return f"ratio {ratio:.2f} ({low:.2f} to {high:.2f})"
     return f"{percent(outcome.mean, sign=True)} points ({percent(outcome.low, sign=True)} to {percent(outcome.high, sign=True)})"
@@ -175,7 +176,7 @@ def _averages(table: pd.DataFrame, row: Mapping[str, Any], over: str) -> list[fl
         table = table[table[column] == value]
     columns = [
         task.column
-        for task in TASKS.values()
+        for task in COLUMNS.values()
         if over in ("all", task.column) or (over in GROUPS and task.seen == (over == "seen"))
     ]
     keys = ["model", "method", "connector", "location", "method_size", "train_examples"]

@@ -25,7 +25,7 @@ ORDER = (
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "mini.card", "mini.base"),
     *("execute", "pictures", "audit", "doctor"),
     *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
-    *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "ledger"),
+    *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "book", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
@@ -35,7 +35,7 @@ PURE = [
     *("decide", "summaries", "simulate"),
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),
     *("execute", "audit", "doctor", "pictures", "__main__"),
-    *("comparison", "claims", "report", "paper", "ledger", "figures", "gallery", "book"),
+    *("comparison", "claims", "verdicts", "report", "paper", "ledger", "figures", "gallery", "book"),
     *("curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps", "sweep_figures"),
     *("files", "faithfulness", "tracks", "track_report", "faith_report", "flops", "efficiency"),
     *("track_figures", "cost_figures", "album"),

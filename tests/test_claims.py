@@ -10,13 +10,15 @@ import pytest
 from fixture_records import NUM_EXAMPLES, Rule, by_size, fill, question
 
 from mmpeft import comparison, ledger
-from mmpeft.claims import Claim, Judged, Ledger, chosen, described, judge, load_ledger, ruled, weighed
+from mmpeft.claims import Claim, Ledger, load_ledger
 from mmpeft.comparison import Results
 from mmpeft.errors import MmpeftError
 from mmpeft.records import Store
 from mmpeft.spec import RunSpec, parse
 from mmpeft.stats import Estimate
 from mmpeft.tasks import TASKS
+from mmpeft.tracks import Tracks
+from mmpeft.verdicts import Evidence, Judged, chosen, described, evidence, judge, ruled, weighed
 
 TUNED_OVER_FROZEN = {
     "each": ["lora", "ia3", "adapter", "prefix"],
@@ -28,7 +30,7 @@ TUNED_OVER_FROZEN = {
 @pytest.fixture(scope="module", autouse=True)
 def few_draws() -> object:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmpeft.claims.NUM_DRAWS", 300)
+        patch.setattr("mmpeft.verdicts.NUM_DRAWS", 300)
         patch.setattr(comparison, "NUM_DRAWS", 300)
         yield patch
 
@@ -56,7 +58,7 @@ def claim(*contrasts: dict[str, Any], rule: str = "all") -> Claim:
 
 
 def verdict(found: Results, one: Claim, margin: float = 0.02) -> Judged:
-    return judge(Ledger(margin=margin, claims=[one]), lambda _: found)[0]
+    return judge(Ledger(margin=margin, claims=[one]), lambda _: Evidence(found, Tracks(found, {})))[0]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ def test_every_claim_finds_its_rows_in_its_question(tmp_path: Path) -> None:
 
     asked = {one.question for one in shipped().claims}
     assert asked <= set(questions())
-    empty = {name: comparison.read(load_question(name), Store(tmp_path)) for name in asked}
+    empty = {name: evidence(load_question(name), Store(tmp_path)) for name in asked}
     found = judge(shipped(), empty.__getitem__)
     assert {one.verdict for one in found} == {"undecided"} and all(one.num_planned for one in found)
 

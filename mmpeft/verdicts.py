@@ -1,0 +1,333 @@
+"""Verdicts on claims: contrasts of recorded rows with their intervals, judged by rules that were written before looking.
+
+judge(ledger, ask) -> one Judged a claim: supported, contradicted or undecided
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from mmpeft import tracks
+from mmpeft.claims import SEED_SD, Claim, Contrast, Ledger, Row
+from mmpeft.comparison import GROUPS, NUM_DRAWS, Results, Variant, read, settings_of
+from mmpeft.errors import MmpeftError, unknown
+from mmpeft.methods import METHODS
+from mmpeft.plan import Question
+from mmpeft.records import Store
+from mmpeft.spec import RunSpec
+from mmpeft.stats import TaskScores, hierarchical_bootstrap
+from mmpeft.tasks import TASKS
+from mmpeft.tracks import Tracks
+
+Verdict = Literal["supported", "contradicted", "undecided"]
+
+ERROR_RATE = 0.05
+"""How often a claim may be judged wrongly, all its contrasts together."""
+
+RANKS: dict[str, Callable[[list[float]], float]] = {
+    "smallest": min,
+    "middle": lambda values: sorted(values)[len(values) // 2],
+    "largest": max,
+}
+"""Words that choose one of the values that a setting takes in a question."""
+
+ANY = "any"
+
+OF_THE_CONTRAST = ("over", "epoch")
+"""What a row may say beside the settings of its runs."""
+
+POOLED = ("subset_seed",)
+"""Settings whose values are pooled like seeds: which subset was drawn."""
+
+
+class NoSuchRow(MmpeftError):
+    """A question has no row, or no single row, of the settings that a claim names."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One contrast as the runs have it.
+
+    Attributes:
+        name: What is compared, for people.
+        verdict: Of this contrast alone.
+        mean: The difference (fractions; for spreads the logarithm of their ratio); None if runs are missing.
+        low: Lower end of its interval.
+        high: Upper end.
+    """
+
+    name: str
+    verdict: Verdict
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with its verdict.
+
+    Attributes:
+        claim: The claim.
+        verdict: By its rule.
+        outcomes: One a contrast.
+        scale: Of the runs.
+        run_ids: The finished runs that it was judged by.
+        num_planned: How many runs it needs.
+    """
+
+    claim: Claim
+    verdict: Verdict
+    outcomes: tuple[Outcome, ...]
+    scale: str
+    run_ids: tuple[str, ...]
+    num_planned: int
+
+    @property
+    def decisive(self) -> Outcome:
+        """The contrast that speaks least for the claim."""
+        order = {"contradicted": 0, "undecided": 1, "supported": 2}
+        return min(self.outcomes, key=lambda outcome: order[outcome.verdict])
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{claim, verdict, interval, runs, scale, …}`` as plain values; the interval is that of the decisive contrast."""
+        least = self.decisive
+        return {
+            "claim": self.claim.id,
+            "says": self.claim.claim,
+            "where": self.claim.where,
+            "question": self.claim.question,
+            "verdict": self.verdict,
+            "interval": None if least.low is None else [least.low, least.high],
+            "runs": len(self.run_ids),
+            "planned": self.num_planned,
+            "scale": self.scale,
+            "contrasts": [vars(outcome) for outcome in self.outcomes],
+            "run_ids": list(self.run_ids),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The runs of a question.
+
+    Attributes:
+        results: Their scores.
+        said: What they were asked on the way.
+    """
+
+    results: Results
+    said: Tracks
+
+
+def evidence(question: Question, store: Store) -> Evidence:
+    """Everything that the recorded runs of a question say."""
+    results = read(question, store)
+    return Evidence(results, tracks.read(results, store))
+
+
+def judge(ledger: Ledger, ask: Callable[[str], Evidence], *, strict: bool = True) -> list[Judged]:
+    """Every claim with its verdict.
+
+    Args:
+        ledger: From :func:`load_ledger`.
+        ask: The evidence of the question of a name.
+        strict: False leaves a claim undecided whose rows its question does not have, as at a scale with other sizes.
+
+    Raises:
+        NoSuchRow: A contrast names a row that its question does not have, or several at once.
+    """
+    found = []
+    for claim in ledger.claims:
+        known = ask(claim.question)
+        try:
+            found.append(_judged(claim, known, ledger.margin))
+        except NoSuchRow as error:
+            if strict:
+                raise
+            outcome = Outcome(f"not at this scale: {error}", "undecided")
+            found.append(Judged(claim, "undecided", (outcome,), known.results.question.scale, (), 0))
+    return found
+
+
+def _judged(claim: Claim, known: Evidence, margin: float) -> Judged:
+    results, contrasts = known.results, claim.spread()
+    level = 1 - ERROR_RATE / len(contrasts)
+    outcomes = tuple(_outcome(claim, contrast, known, contrast.margin or margin, level) for contrast in contrasts)
+    rows = dict.fromkeys(v for c in contrasts for row in (*c.plus, *c.minus) for v in chosen(claim, results, row))
+    tasks = {task for c in contrasts for row in (*c.plus, *c.minus) for task in _tasks(results, row.get("over", c.over))}
+    needed = [run.run_id for variant in rows for run in results.variants[variant] if run.spec.task in tasks]
+    done = set(results.runs.loc[results.runs["status"] == "ok", "run_id"])
+    finished = tuple(run_id for run_id in needed if run_id in done)
+    return Judged(
+        claim, ruled(claim.rule, [o.verdict for o in outcomes]), outcomes, results.question.scale, finished, len(needed)
+    )
+
+
+def ruled(rule: str, verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on a claim from those on its contrasts."""
+    supported, contradicted = verdicts.count("supported"), verdicts.count("contradicted")
+    if rule == "most":
+        half = len(verdicts) / 2
+        return "supported" if supported > half else "contradicted" if contradicted > half else "undecided"
+    return "contradicted" if contradicted else "supported" if supported == len(verdicts) else "undecided"
+
+
+def weighed(expect: str, low: float, high: float, margin: float) -> Verdict:
+    """The verdict on one contrast from its interval."""
+    if expect == "below":
+        return weighed("above", -high, -low, margin)
+    small = -margin <= low and high <= margin
+    if expect == "near":
+        return "supported" if small else "contradicted" if low > margin or high < -margin else "undecided"
+    return "contradicted" if small or high < 0 else "supported" if low > 0 else "undecided"
+
+
+def _outcome(claim: Claim, contrast: Contrast, known: Evidence, margin: float, level: float) -> Outcome:
+    name = described(contrast)
+    terms = [(sign, row) for sign, rows in ((1.0, contrast.plus), (-1.0, contrast.minus)) for row in rows]
+    scores = [(sign, _scores(claim, known, row, contrast)) for sign, row in terms]
+    if any(not found for _, found in scores):
+        return Outcome(name, "undecided")
+    if contrast.measure == SEED_SD:
+        mean, low, high = _spread_ratio(scores, level)
+    else:
+        combined = _combined(scores)
+        if not combined:
+            return Outcome(name, "undecided")
+        e = hierarchical_bootstrap(combined, np.random.default_rng(0), num_draws=NUM_DRAWS, level=level)
+        mean, low, high = e.mean, e.low, e.high
+    return Outcome(name, weighed(contrast.expect, low, high, margin), mean, low, high)
+
+
+def _combined(scores: Sequence[tuple[float, Mapping[str, TaskScores]]]) -> dict[str, TaskScores]:
+    """For each task the signed sum of the rows' scores, seed by seed and item by item; empty without a seed that all share.
+
+    A row weighs by the number of its tasks, so that the mean over all tasks is the signed sum of the rows' averages.
+    """
+    tasks = list(dict.fromkeys(task for _, found in scores for task in found))
+    combined = {}
+    for task in tasks:
+        parts = [(sign * len(tasks) / len(found), found[task]) for sign, found in scores if task in found]
+        trained = [part.seeds.tolist() for _, part in parts if part.seeds.tolist() != [UNTRAINED]]
+        seeds = sorted(set.intersection(*map(set, trained))) if trained else [UNTRAINED]
+        if not seeds:
+            return {}
+        first = parts[0][1]
+        total = np.zeros((len(seeds), len(first.examples)))
+        for weight, part in parts:
+            if not np.array_equal(part.examples, first.examples):
+                raise MmpeftError(f"task {task}: the rows were not scored on the same examples; rerun one of them.")
+            at = {seed: i for i, seed in enumerate(part.seeds.tolist())}
+            total += weight * part.scores[[at.get(seed, 0) for seed in seeds]]
+        combined[task] = TaskScores(total, np.array(seeds), first.examples, first.pictures)
+    return combined
+
+
+def _spread_ratio(scores: Sequence[tuple[float, Mapping[str, TaskScores]]], level: float) -> tuple[float, float, float]:
+    """Logarithm of the ratio of two spreads over seeds, with its interval by the F distribution of two sample variances."""
+    (_, above), (_, below) = scores
+    if any(len(found) != 1 for found in (above, below)):
+        raise MmpeftError("measure seed_sd: compares two rows on one column; name it under over.")
+    means = [next(iter(found.values())).scores.mean(axis=1) for found in (above, below)]
+    if min(map(len, means)) < 2 or min(values.var(ddof=1) for values in means) == 0:
+        return math.nan, -math.inf, math.inf
+    ratio = means[0].var(ddof=1) / means[1].var(ddof=1)
+    freedom = [len(values) - 1 for values in means]
+    ends = stats.f.ppf([(1 + level) / 2, (1 - level) / 2], *freedom)
+    mean, low, high = (0.5 * math.log(value) for value in (ratio, ratio / ends[0], ratio / ends[1]))
+    return mean, low, high
+
+
+# --------------------------------------------------------------------------------------------------
+# Rows
+# --------------------------------------------------------------------------------------------------
+
+UNTRAINED = "untrained"
+
+
+def _scores(claim: Claim, known: Evidence, row: Row, contrast: Contrast) -> dict[str, TaskScores]:
+    """The scores of a row in each task it is looked at in; empty unless every task has some."""
+    results, variants = known.results, chosen(claim, known.results, row)
+    if contrast.tracked:
+        (variant,) = variants
+        return tracks.scores(known.said, variant, contrast.tracked, row.get("epoch", contrast.epoch), contrast.measure)
+    tasks = _tasks(results, row.get("over", contrast.over))
+    found = {task: [(v, s[task]) for v in variants if task in (s := results.scores.get(v, {}))] for task in tasks}
+    return {task: _pooled(results, parts) for task, parts in found.items()} if all(found.values()) else {}
+
+
+def _pooled(results: Results, parts: Sequence[tuple[Variant, TaskScores]]) -> TaskScores:
+    """Draws of the subset taken for seeds: one row for each pair of them."""
+    names = []
+    for variant, part in parts:
+        spec = results.variants[variant][0].spec
+        draw = f"/{spec.train.subset_seed}" if len(parts) > 1 else ""
+        names += [f"{seed}{draw}" if spec.method.trains else UNTRAINED for seed in part.seeds.tolist()]
+    first = parts[0][1]
+    return TaskScores(np.vstack([part.scores for _, part in parts]), np.array(names), first.examples, first.pictures)
+
+
+def _tasks(results: Results, over: str) -> list[str]:
+    if over in GROUPS or over == "all":
+        return results.tasks(None if over == "all" else over)
+    named = [task for task in results.tasks() if TASKS[task].column == over]
+    if not named:
+        columns = [TASKS[task].column for task in results.tasks()]
+        raise NoSuchRow(str(unknown("over", over, [*GROUPS, "all", *columns])))
+    return named
+
+
+def chosen(claim: Claim, results: Results, row: Row) -> list[Variant]:
+    """The variants of a question that a row's settings fit; several only if they differ in what is pooled.
+
+    Raises:
+        NoSuchRow: None fits, or several that differ in other settings.
+    """
+    known = {variant: _known(planned[0].spec) for variant, planned in results.variants.items()}
+    wanted = {name: value for name, value in row.items() if name not in OF_THE_CONTRAST}
+    where = f"claim {claim.id}, row {row}"
+    for name in wanted:
+        if not any(name in settings for settings in known.values()):
+            raise NoSuchRow(f"{where}: {unknown('setting', name, next(iter(known.values())))}")
+    left = [v for v in known if all(_fits(known[v].get(name), value) for name, value in wanted.items())]
+    for name, word in wanted.items():
+        if word in RANKS and left:
+            value = RANKS[word](sorted({known[v][name] for v in left}))
+            left = [v for v in left if known[v][name] == value]
+    if not left:
+        raise NoSuchRow(f"{where}: the question {results.question.question} has no such row.")
+    differing = {name for name in known[left[0]] for v in left if known[v].get(name) != known[left[0]].get(name)}
+    if differing - set(POOLED):
+        raise NoSuchRow(f"{where}: fits {len(left)} rows, which differ in {', '.join(sorted(differing))}; say which.")
+    return left
+
+
+def _known(spec: RunSpec) -> Row:
+    """The settings by which a row can be chosen; ``size`` is the one that decides how many parameters are trained."""
+    connector = "tuned" if spec.connector.tuned else "frozen"
+    size = getattr(spec.method, spec.method.size_field) if spec.method.size_field else None
+    return {"method": spec.method.name, "connector": connector, "size": size, **settings_of(spec)}
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    return value is not None if wanted == ANY or wanted in RANKS else value == wanted
+
+
+def described(contrast: Contrast) -> str:
+    """A contrast in words: ``LoRA, connector tuned − LoRA, connector frozen (unseen)``."""
+    sides = [" + ".join(_named(row, contrast.over) for row in rows) for rows in (contrast.plus, contrast.minus)]
+    what = {"score": "", SEED_SD: "spread over seeds of "}.get(contrast.measure, f"{contrast.measure} of ")
+    said = {row.get("over", contrast.over) for row in (*contrast.plus, *contrast.minus)}
+    where = contrast.tracked or contrast.over
+    return f"{what}{sides[0]} − {sides[1]}" + (f" ({where})" if said == {contrast.over} else "")
+
+
+def _named(row: Row, over: str) -> str:
+    words = [METHODS[row["method"]].label] if "method" in row else []
+    words += [f"{name} {value}" for name, value in row.items() if name not in ("method", "over")]
+    return ", ".join(words) + (f" ({row['over']})" if row.get("over", over) != over else "")
