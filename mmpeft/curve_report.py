@@ -120,11 +120,11 @@ def trend(results: Results, of: Sequence[Line], group: str, what: str = "paramet
     if not known:
         return Prose(f"What more {what} do on the {group} tasks is not known yet: no line has three points with records.")
     sides = {
-        "rises for": {label: e for label, e in known.items() if e.low > 0},
-        "falls for": {label: e for label, e in known.items() if e.high < 0},
-        "goes neither way that these runs can see for": {label: e for label, e in known.items() if e.low <= 0 <= e.high},
+        "rises for": _with_numbers({label: e for label, e in known.items() if e.low > 0}),
+        "falls for": _with_numbers({label: e for label, e in known.items() if e.high < 0}),
+        "goes neither way that these runs can see for": [label for label, e in known.items() if e.low <= 0 <= e.high],
     }
-    parts = [f"{words} {listed(_with_numbers(found))}" for words, found in sides.items() if found]
+    parts = [f"{words} {listed(found)}" for words, found in sides.items() if found]
     return Prose(f"On the {group} tasks, with each doubling of the {what}, the average {listed(parts)}.")
 
 

@@ -27,6 +27,7 @@ EFFECTS: Mapping[str, Mapping[str, float]] = {
 }
 """Each effect as a weighted sum of four rows."""
 
+HEADS = {name: name.replace(" beside", "<br>beside").replace(" than", " than<br>") for name in EFFECTS}
 BASE, CONNECTOR = METHODS["zero-shot"].label, METHODS["connector"].label
 
 
@@ -83,7 +84,7 @@ def effects_table(results: Results, group: str) -> Table:
         found = {name: effect(results, label, name, group) for name in EFFECTS}
         all_found += list(found.values())
         rows[label] = {(name, part): getattr(e, part, None) for name, e in found.items() for part in ("mean", "low", "high")}
-        shown[label] = {name: cell(e, sign=True) for name, e in found.items()}
+        shown[label] = {HEADS.get(name, name): cell(e, sign=True) for name, e in found.items()}
     table = framed(rows, shown, "The plan holds no method with the connector frozen and tuned.")
     return with_detectable(table, all_found)
 

@@ -90,7 +90,7 @@ def differences_table(results: Results, family: str) -> Table:
                 all_found.append(e)
                 head = (f"{group} average, points", f"{a} over {b}")
                 rows[name] |= {(*head, part): getattr(e, part, None) for part in ("mean", "low", "high")}
-                shown[name][head] = cell(e, sign=True)
+                shown[name][head[0], f"{a} over<br>{b}"] = cell(e, sign=True)
     table = framed(rows, shown, "No method of the plan has all three locations in this comparison.")
     return with_detectable(table, all_found)
 

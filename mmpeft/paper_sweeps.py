@@ -75,8 +75,13 @@ def _of_sign(theirs: float, ours: Estimate, least: float = NO_SIGN_BELOW) -> Ver
 
 
 def _wide(rows: Cells, digits: int = 1) -> Table:
-    shown = {key: {c: DASH if pd.isna(v) else percent(v, digits) for c, v in row.items()} for key, row in rows.items()}
+    heads = {c: tuple(name.replace(" columns", "<br>columns") for name in c) if isinstance(c, tuple) else c for c in _keys(rows)}
+    shown = {key: {heads[c]: DASH if pd.isna(v) else percent(v, digits) for c, v in row.items()} for key, row in rows.items()}
     return framed(rows, shown, "None of its rows can be read.")
+
+
+def _keys(rows: Cells) -> list[Any]:
+    return list(dict.fromkeys(column for row in rows.values() for column in row))
 
 
 # --------------------------------------------------------------------------------------------------

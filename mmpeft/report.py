@@ -120,7 +120,7 @@ def plan_table(question: Question) -> Table:
     rows: dict[tuple[str, str, str], list[RunSpec]] = {}
     for variant, planned in variants_of(question.planned()).items():
         spec = planned[0].spec
-        settings = [spec.location] if spec.method.has_location else []
+        settings: list[str] = [spec.location] if spec.method.has_location else []
         settings += [f"{name} {value}" for name, value in spec.method.model_dump().items() if name != "name" and value]
         rows.setdefault((variant.label, variant.connector, ", ".join(settings)), []).extend(run.spec for run in planned)
     frame = pd.DataFrame(list(rows), columns=["method", "connector", "settings"])

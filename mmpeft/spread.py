@@ -224,8 +224,8 @@ def components_table(results: Results) -> Table:
             key = (_column(task), f"{one.label}, {one.size_text}")
             rows[key] = errors | {f"SD of the {name}": value for name, value in sds.items()}
             shown[key] = {("standard error of the mean, from", name): percent(value, 2) for name, value in errors.items()}
-            shown[key] |= {("SD of one run's mean, from", name): percent(value, 2) for name, value in sds.items()}
-            shown[key]["crossed", "draws × seeds"] = f"{matrix.shape[0]} × {matrix.shape[1]}"
+            shown[key] |= {("SD of a run, from", name): percent(value, 2) for name, value in sds.items()}
+            shown[key]["draws ×", "seeds"] = f"{matrix.shape[0]} × {matrix.shape[1]}"
     order = sorted(rows, key=lambda key: [_column(task) for task in results.tasks()].index(key[0]))
     return framed({k: rows[k] for k in order}, {k: shown[k] for k in order}, "No setting has two seeds on two draws yet.")
 

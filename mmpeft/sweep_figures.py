@@ -21,6 +21,10 @@ from mmpeft.tuning import budgets, sweep
 
 DASHES = ("-", "--", ":")
 MARKS = ("o", "s", "D")
+FEW_PLACES = 6
+"""So many numbers or fewer are written at the axis, and lines that share them stand a little apart."""
+
+SHIFT = 1.03
 
 
 def plot_lines(results: Results, arms: Arms, number: str) -> Picture:
@@ -32,12 +36,17 @@ def plot_lines(results: Results, arms: Arms, number: str) -> Picture:
         number: What the axis counts, in words.
     """
     figure, panels = new_panels(max(1, len(groups_of(results))), 4.2)
+    places = sorted({point.x for of in arms.values() for line in of for point in line.points})
     for group, panel in zip(groups_of(results), panels, strict=False):
         for place, of in enumerate(arms.values()):
-            for line in of:
-                _line(panel, line, [level(results, point, group) for point in line.points], place)
+            for number_of, line in enumerate(of):
+                shift = SHIFT ** (number_of - len(of) / 2) if len(places) <= FEW_PLACES else 1.0
+                _line(panel, line, [level(results, point, group) for point in line.points], place, shift)
         base_line(panel, results, group, level=True)
         panel.set_xscale("log")
+        if 0 < len(places) <= FEW_PLACES:
+            panel.set_xticks(places, [f"{x:,.0f}" for x in places])
+            panel.minorticks_off()
         panel.set_title(f"{group} tasks")
         panel.set_xlabel(f"{number} (number, log scale)")
         panel.set_ylabel("average score (%)")
@@ -48,8 +57,8 @@ def plot_lines(results: Results, arms: Arms, number: str) -> Picture:
     return figure
 
 
-def _line(panel: Axes, line: Line, found: Sequence[Estimate | None], style: int) -> None:
-    known = [(point.x, e) for point, e in zip(line.points, found, strict=True) if e]
+def _line(panel: Axes, line: Line, found: Sequence[Estimate | None], style: int, shift: float = 1.0) -> None:
+    known = [(point.x * shift, e) for point, e in zip(line.points, found, strict=True) if e]
     color = OF_LABEL[line.label]
     face = color if line.connector == "tuned" else "white"
     for x, e in known:

@@ -1,5 +1,6 @@
 """Plans: the parameter files expand, files and notebooks mean the same, mistakes are named."""
 
+import itertools
 import sys
 from collections import Counter
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 
 from mmpeft.errors import MmpeftError
 from mmpeft.plan import Planned, Question, load_question, params_folder, questions, scale_file
-from mmpeft.spec import RunSpec
+from mmpeft.spec import RunSpec, run_id
 
 PARAMS = Path(__file__).resolve().parent.parent / "params"
 SCALES = ["smoke", "tiny", "small", "paper"]
@@ -257,3 +258,129 @@ def test_records_lie_in_the_project_wherever_a_notebook_runs(monkeypatch: pytest
     assert params_folder() == PARAMS
     assert small(store="results").store_folder() == str(PARAMS.parent / "results")
     assert small(store="").store_folder() == ""
+
+
+def test_trainings_are_crossed_with_variants_over_the_questions_training_and_under_the_variants_own() -> None:
+    variants = [{"method": {"name": "lora"}}, {"method": {"name": "ia3"}, "train": {"subset_seed": 7}}]
+    trainings = [{"num_examples": 4}, {"num_examples": 8, "subset_seed": 1}]
+    train = {"num_examples": 2, "num_steps": 3, "weight_decay": 0.5}
+    specs = small(variants=variants, trainings=trainings, train=train).specs()
+    found = [(s.method.name, s.train.num_examples, s.train.subset_seed, s.train.weight_decay) for s in specs]
+    assert found == [("lora", 4, 0, 0.5), ("ia3", 4, 7, 0.5), ("lora", 8, 1, 0.5), ("ia3", 8, 7, 0.5)]
+
+
+def test_of_two_lengths_of_training_the_later_one_counts() -> None:
+    variants = [{"method": {"name": "lora"}}, {"method": {"name": "ia3"}, "train": {"num_steps": 9}}]
+    trainings = [{"num_epochs": 2}, {"num_examples": 4}]
+    specs = small(variants=variants, trainings=trainings, train={"num_examples": 8, "num_steps": 3}).specs()
+    assert [(s.train.num_epochs, s.train.num_steps) for s in specs] == [(2.0, None), (None, 9), (None, 3), (None, 9)]
+    with pytest.raises(MmpeftError, match="exactly one of them"):
+        small(trainings=[{"num_epochs": 2, "num_steps": 3}])
+
+
+def test_an_untrained_method_runs_once_whatever_the_trainings() -> None:
+    specs = small(variants=[{"method": {"name": "zero-shot"}}], trainings=[{"num_examples": 4}, {"num_examples": 8}]).specs()
+    assert len(specs) == 1
+
+
+def test_questions_without_trainings_plan_what_they_planned_before() -> None:
+    assert small(trainings=[]).specs() == small().specs() == small(trainings=[{}]).specs() == small(at_scale={}).specs()
+    spec = RunSpec.from_dict(
+        {
+            "model": "toy",
+            "task": "mini-vqav2",
+            "method": {"name": "adapter", "bottleneck_size": 8},
+            "location": "mlp",
+            "train": {"num_examples": 160, "num_epochs": 2, "learning_rate": 0.005},
+            "seed": 3,
+        }
+    )
+    assert run_id(spec, task_version=1, fingerprint="a base") == "ae85449a4779"
+
+
+def test_what_a_question_says_at_a_scale_wins_over_the_scale_and_over_itself() -> None:
+    own = {"seeds": [5, 6], "train": {"num_examples": 4, "num_steps": 1, "batch_size": 2}}
+    question = small(at_scale={"smoke": own, "tiny": {"seeds": [9]}})
+    assert (question.seeds, question.train) == ([5, 6], own["train"])
+    assert question.eval == read(scale_file("smoke"))["eval"]
+    assert small(at_scale={"tiny": {"seeds": [9]}}).seeds == SMALL["seeds"]
+    assert small(at_scale={"smoke": {"variants": None}}).variants == small(variants=None).variants  # None: what the scale says
+
+
+@pytest.mark.parametrize("name", questions())
+def test_at_scale_is_the_same_through_files_and_through_a_notebook(name: str) -> None:
+    for scale in ("smoke", "paper"):
+        written = read(PARAMS / f"{name}.yaml") | read(scale_file(scale))
+        loaded = load_question(name, scale)
+        assert Question.from_parameters(written) == Question.load(PARAMS / f"{name}.yaml", scale_file(scale)) == loaded
+        for key, value in written.get("at_scale", {}).get(scale, {}).items():
+            given = loaded.model_dump()[key]
+            assert (len(given) if key == "variants" else given) == (len(value) if key == "variants" else value)
+
+
+def test_the_rate_that_a_variant_brings_is_a_run_of_its_own_beside_the_grid() -> None:
+    variants = [{"method": {"name": "lora"}}, {"method": {"name": "lora"}, "train": {"learning_rate": 0.5}}]
+    specs = small(variants=variants, learning_rate_grid={"lora": [0.1, 0.2]}).specs()
+    assert [spec.train.learning_rate for spec in specs] == [0.1, 0.2, 0.5]
+
+
+def test_the_papers_rates_in_the_sweep_are_those_of_its_scale() -> None:
+    paper = read(scale_file("paper"))["learning_rates"]
+    own = {v.method.name: v.train["learning_rate"] for v in load_question("learning_rate").variants if v.train}
+    assert own == {name: rate for name, rate in paper.items() if name != "full"}
+
+
+def without_seed(name: str, seeds: set[int] | None = None) -> set[RunSpec]:
+    specs = load_question(name).specs()
+    return {spec.model_copy(update={"seed": 0}) for spec in specs if seeds is None or spec.seed in seeds}
+
+
+def test_questions_share_their_runs() -> None:
+    method = without_seed("method")
+    assert without_seed("connector") <= method
+    shared = {name: without_seed(name) & method for name in ("location", "capacity", "data_size")}
+    assert {name: len({(s.method.name, s.location) for s in specs}) for name, specs in shared.items()} == {
+        "location": 5,  # the base, the connector alone, LoRA and (IA)³ on both, the Adapter on the MLP
+        "capacity": 5,
+        "data_size": 5,
+    }
+    first_draw = {spec for spec in without_seed("stability") if spec.train.subset_seed == 0}
+    assert first_draw <= without_seed("capacity")
+    second = {spec for spec in without_seed("stability") if spec.train.subset_seed == 1}
+    lengths = {spec.model_copy(update={"train": spec.train.model_copy(update={"num_examples": 1600})}) for spec in second}
+    assert lengths <= without_seed("data_size")
+
+
+def test_the_sweeps_of_sizes_have_five_powers_of_two_of_each_method_and_stability_ten_seeds() -> None:
+    sizes: dict[str, set[int]] = {}
+    for spec in load_question("capacity").specs():
+        if spec.method.size:
+            sizes.setdefault(spec.method.name, set()).add(spec.method.size)
+        if spec.method.name == "lora":
+            assert spec.method.model_dump()["lora_alpha"] == 2 * (spec.method.size or 0)
+    assert set(sizes) == {"lora", "adapter", "prefix"}
+    for found in sizes.values():
+        ordered = sorted(found)
+        assert len(ordered) == 5 and all(b == 2 * a for a, b in itertools.pairwise(ordered))
+        assert ordered[2] in (16, 20, 32)  # the methods' own sizes stand in the middle
+    stability = load_question("stability")
+    assert len(stability.seeds) == 10
+    assert {spec.task for spec in stability.specs()} == {"mini-scienceqa", "mini-okvqa"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trainings": [{"learning_rate": 0.1}]}, ["trainings", "learning_rates"]),
+        ({"trainings": [{"num_exampels": 3}]}, ["'num_exampels'", "Did you mean 'num_examples'?"]),
+        ({"at_scale": {"smok": {}}}, ["at_scale scale 'smok'", "Did you mean 'smoke'?"]),
+        ({"at_scale": {"paper": {"sedes": [1]}}}, ["at_scale.paper parameter 'sedes'", "Did you mean 'seeds'?"]),
+        ({"at_scale": {"smoke": {"store": "elsewhere"}}}, ["at_scale.smoke parameter 'store'"]),
+        ({"at_scale": {"smoke": {"seeds": []}}}, ["seeds", "at least 1"]),
+        ({"at_scale": {"smoke": [1]}}, ["at_scale", "'name: value'"]),
+    ],
+)
+def test_a_wrong_training_or_scale_is_named(changes: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(MmpeftError) as caught:
+        small(**changes)
+    assert [word for word in words if word not in str(caught.value)] == []

@@ -68,7 +68,7 @@ def test_the_plan_shows_one_row_a_variant() -> None:
     assert len(table) == len(ASKED.variants)
     assert table.loc[table["method"] == "LoRA", "runs"].tolist() == [24, 24]
     sweep = report.plan_table(question("learning_rate")).frame
-    assert len(sweep) == 6 and sweep.set_index("method")["learning rate"]["LoRA"].count(",") == 4
+    assert len(sweep) == 6 and sweep.set_index("method")["learning rate"]["LoRA"].count(",") == 5  # the grid and the paper's
 
 
 def test_rows_are_told_apart_by_the_settings_that_differ() -> None:
