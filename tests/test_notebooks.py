@@ -85,16 +85,6 @@ def test_a_question_runs_at_smoke_in_under_a_minute(name: str, tmp_path: Path) -
     assert f"{planned} of {planned} planned runs" in text and "The model is random" in text
 
 
-@pytest.mark.parametrize("name", ["generalization", "hallucination", "efficiency"])
-def test_pages_of_tracked_runs_and_costs_run_at_smoke_in_under_a_minute(name: str, tmp_path: Path) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    out = book.notebook(name, [Path(f"params/{name}.yaml"), SMOKE[1]], tmp_path / "out.ipynb")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 60
-    text = str(nbformat.read(out, as_version=4))
-    assert re.search(r"\*\*(\d+) of \1 planned runs", text) and "The model is random" in text
-
-
 def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(MmpeftError, match=r"unknown parameter .* 'sedes'\. Did you mean 'seeds'\?"):
         book.notebook("method", SMOKE, tmp_path / "out.ipynb", {"sedes": [0]})
