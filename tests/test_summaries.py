@@ -168,6 +168,13 @@ def test_ends_that_do_not_vary_make_normalizing_a_change_of_units():
     assert (found.mean, found.low, found.high) == pytest.approx(tuple((x - 0.2) / 0.5 for x in plain[:3]))
 
 
+def test_the_unit_of_a_metric_does_not_matter_to_normalized_scores():
+    three = study(np.random.default_rng(25))
+    tenths = [{"t": task_of(each["t"].scores / 10)} for each in three]
+    plain, other = (summaries.normalize(*each).scores["t"].scores for each in (three, tenths))
+    assert other == pytest.approx(plain)
+
+
 def test_a_task_on_which_full_fine_tuning_gains_too_little_is_left_out_and_named():
     scores, zero_shot, full = study(np.random.default_rng(6))
     several = [
