@@ -26,7 +26,6 @@ from torch import nn
 
 from mmpeft.attach import attach, parameter_groups, save_adapter
 from mmpeft.batches import Encoder
-from mmpeft.efficiency import Measured, Measurement, path_of
 from mmpeft.files import write_whole
 from mmpeft.models import load
 from mmpeft.plan import Question, load_question
@@ -34,6 +33,7 @@ from mmpeft.records import Store, utc_now
 from mmpeft.registry import fingerprint
 from mmpeft.run import encoder_for, environment
 from mmpeft.spec import RunSpec, TrainSpec
+from mmpeft.study.efficiency import Measured, Measurement, path_of
 from mmpeft.task import Example
 from mmpeft.tasks import TASKS
 from mmpeft.train import train

@@ -226,7 +226,7 @@ def _print_audit(found: "Audit") -> None:
 @app.command()
 def claims(scale: Scale = None, store: StoreFolder = None, as_json: AsJson = False) -> None:
     """Each claim of the paper with its verdict: supported, contradicted or undecided by the recorded runs."""
-    from mmpeft.ledger import MARKS, counts, judged
+    from mmpeft.study.ledger import MARKS, counts, judged
 
     found = judged(scale, None if store is None else str(store))
     if as_json:

@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mmpeft.comparison import full_marks
 from mmpeft.monitor import asked_on_the_way, due
 from mmpeft.plan import Planned, Question
 from mmpeft.records import Checkpoint, Record, Store
 from mmpeft.spec import RunSpec
+from mmpeft.study.comparison import full_marks
 from mmpeft.task import Example, Task
 from mmpeft.tasks import TASKS
 

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 from fixture_records import question
 
-from mmpeft.comparison import Results, variants_of
-from mmpeft.curves import Scores
 from mmpeft.plan import Planned, Question
 from mmpeft.spec import RunSpec
 from mmpeft.stats import TaskScores
+from mmpeft.study.comparison import Results, variants_of
+from mmpeft.study.curves import Scores
 
 NUM_ITEMS = 80
 Rule = Callable[[RunSpec], float]

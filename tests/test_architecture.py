@@ -15,6 +15,13 @@ PACKAGE = ROOT / "mmpeft"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 LARGEST = 450
 
+STUDY = (
+    *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
+    *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger"),
+    *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album"),
+)
+"""The modules right of the records, in their order."""
+
 ORDER = (
     *("errors", "entry", "task", "methods.base", "methods.*", "methods", "registry", "spec", "plan"),
     *("files", "leases", "records"),
@@ -24,21 +31,17 @@ ORDER = (
     *("vision", "features", "models", "batches", "bottleneck", "attach", "train", "evaluate", "monitor", "contract"),
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "mini.card", "mini.base"),
     *("execute", "pictures", "audit", "doctor"),
-    *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
-    *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger"),
-    *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "book", "__main__"),
+    *(f"study.{name}" for name in STUDY),
+    *("book", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
 
 PURE = [
-    *("errors", "entry", "task", "methods", "registry", "spec", "plan", "leases", "records", "metrics", "stats"),
-    *("decide", "summaries", "simulate"),
+    *("errors", "entry", "task", "methods", "registry", "spec", "plan", "files", "leases", "records"),
+    *("metrics", "faithfulness", "stats", "decide", "summaries", "simulate"),
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),
-    *("execute", "audit", "doctor", "pictures", "__main__"),
-    *("comparison", "claims", "verdicts", "report", "paper", "ledger", "figures", "gallery", "book"),
-    *("curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps", "sweep_figures"),
-    *("files", "faithfulness", "tracks", "track_report", "faith_report", "flops", "efficiency"),
-    *("track_figures", "cost_figures", "album"),
+    *("execute", "audit", "doctor", "pictures", "book", "__main__"),
+    *(f"study.{name}" for name in STUDY),
 ]
 HEAVY = ("torch", "transformers", "peft", "accelerate")
 

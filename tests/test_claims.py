@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from fixture_records import NUM_EXAMPLES, Rule, by_size, fill, question
 
-from mmpeft import comparison, ledger
-from mmpeft.claims import Claim, Ledger, load_ledger
-from mmpeft.comparison import Results
 from mmpeft.errors import MmpeftError
 from mmpeft.records import Store
 from mmpeft.spec import RunSpec, parse
 from mmpeft.stats import Estimate
+from mmpeft.study import comparison, ledger
+from mmpeft.study.claims import Claim, Ledger, load_ledger
+from mmpeft.study.comparison import Results
+from mmpeft.study.tracks import Tracks
+from mmpeft.study.verdicts import Evidence, Judged, chosen, described, evidence, judge, ruled, weighed
 from mmpeft.tasks import TASKS
-from mmpeft.tracks import Tracks
-from mmpeft.verdicts import Evidence, Judged, chosen, described, evidence, judge, ruled, weighed
 
 TUNED_OVER_FROZEN = {
     "each": ["lora", "ia3", "adapter", "prefix"],
@@ -30,7 +30,7 @@ TUNED_OVER_FROZEN = {
 @pytest.fixture(scope="module", autouse=True)
 def few_draws() -> object:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmpeft.verdicts.NUM_DRAWS", 300)
+        patch.setattr("mmpeft.study.verdicts.NUM_DRAWS", 300)
         patch.setattr(comparison, "NUM_DRAWS", 300)
         yield patch
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from made_results import NUM_ITEMS, asked, results_of
 
-from mmpeft import comparison, curve_report, curves
-from mmpeft.comparison import Results
-from mmpeft.curves import ALL, Line
 from mmpeft.entry import Dims
 from mmpeft.registry import packaged_dims
 from mmpeft.spec import RunSpec, TrainSpec
 from mmpeft.stats import TaskScores
+from mmpeft.study import comparison, curve_report, curves
+from mmpeft.study.comparison import Results
+from mmpeft.study.curves import ALL, Line
 from mmpeft.tasks import TASKS
 
 CAPACITY = asked("capacity")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from fixture_records import fill, question
 
-from mmpeft import comparison, cost_figures, efficiency, flops
-from mmpeft.efficiency import Measurement
 from mmpeft.errors import MmpeftError
 from mmpeft.plan import load_question
 from mmpeft.records import Store
+from mmpeft.study import comparison, cost_figures, efficiency, flops
+from mmpeft.study.efficiency import Measurement
 
 
 def row(method: dict[str, Any], trained: int, step: list[float], generation: list[float], memory: list[int]) -> dict[str, Any]:

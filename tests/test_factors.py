@@ -3,9 +3,9 @@
 import pytest
 from made_results import asked, results_of
 
-from mmpeft import comparison, factors
-from mmpeft.comparison import Results
 from mmpeft.spec import RunSpec
+from mmpeft.study import comparison, factors
+from mmpeft.study.comparison import Results
 
 ASKED = asked("connector", columns=["ScienceQA", "OKVQA"])
 ALONE = {"zero-shot": 0.0, "connector": 0.0, "lora": 0.3, "ia3": 0.02, "adapter": 0.2, "prefix": 0.1, "full": 0.4}

@@ -3,12 +3,12 @@
 import pytest
 from made_results import asked, results_of
 
-from mmpeft import comparison, locations, paper_sweeps
-from mmpeft.comparison import Results
 from mmpeft.entry import Dims
 from mmpeft.plan import load_question
 from mmpeft.registry import packaged_dims
 from mmpeft.spec import RunSpec
+from mmpeft.study import comparison, locations, paper_sweeps
+from mmpeft.study.comparison import Results
 from mmpeft.tasks import TASKS
 
 ASKED = asked("location")

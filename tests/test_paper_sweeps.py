@@ -5,9 +5,9 @@ import math
 import pytest
 from made_results import asked, results_of
 
-from mmpeft import comparison, curve_report, paper_sweeps
-from mmpeft.paper import Check, published
 from mmpeft.spec import RunSpec
+from mmpeft.study import comparison, curve_report, paper_sweeps
+from mmpeft.study.paper import Check, published
 from mmpeft.tasks import TASKS
 
 DATA = asked("data_size", seeds=[0, 1])

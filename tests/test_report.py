@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from fixture_records import by_size, fill, question
 
-from mmpeft import comparison, figures, gallery, paper, report
-from mmpeft.comparison import Results
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
 from mmpeft.records import Store
 from mmpeft.spec import RunSpec
+from mmpeft.study import comparison, figures, gallery, paper, report
+from mmpeft.study.comparison import Results
 from mmpeft.tasks import TASKS
 
 ASKED = question()

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mmpeft import comparison, report
-from mmpeft.comparison import Results
 from mmpeft.plan import load_question, questions
 from mmpeft.records import Store
 from mmpeft.registry import fingerprint
+from mmpeft.study import comparison, report
+from mmpeft.study.comparison import Results
 
 ROOT = Path(__file__).resolve().parent.parent
 

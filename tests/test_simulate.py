@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from mmpeft import figures, simulate
+from mmpeft import simulate
 from mmpeft.errors import MmpeftError
 from mmpeft.simulate import Design
+from mmpeft.study import figures
 
 
 def test_the_truth_is_the_score_over_all_seeds_and_items():

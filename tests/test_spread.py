@@ -8,11 +8,11 @@ import pytest
 from made_results import asked, results_of
 from scipy import stats
 
-from mmpeft import paper_sweeps, spread
-from mmpeft.comparison import Results
-from mmpeft.curves import spec_of
 from mmpeft.records import Record, Store
 from mmpeft.spec import RunSpec
+from mmpeft.study import paper_sweeps, spread
+from mmpeft.study.comparison import Results
+from mmpeft.study.curves import spec_of
 from mmpeft.tasks import TASKS
 
 ASKED = asked("stability")

@@ -6,9 +6,9 @@ import pytest
 from fixture_records import fill, question
 from matplotlib.colors import to_hex
 
-from mmpeft import comparison, curve_report, curves, figures, sweep_figures
-from mmpeft.comparison import Results
 from mmpeft.records import Store
+from mmpeft.study import comparison, curve_report, curves, figures, sweep_figures
+from mmpeft.study.comparison import Results
 
 NAMES = ("location", "capacity", "data_size", "stability", "connector", "learning_rate")
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from fixture_records import fill, question
 
-from mmpeft import album, comparison, faith_report, track_figures, track_report, tracks
-from mmpeft.comparison import Variant
 from mmpeft.errors import MmpeftError
 from mmpeft.faithfulness import ratio_scores
 from mmpeft.plan import load_question
 from mmpeft.records import Store
-from mmpeft.tracks import Tracks
+from mmpeft.study import album, comparison, faith_report, track_figures, track_report, tracks
+from mmpeft.study.comparison import Variant
+from mmpeft.study.tracks import Tracks
 
 TASKS = ["mini-scienceqa", "mini-iconqa-txt", "mini-flickr30k", "mini-vqav2", "mini-pope"]
 TRACK = {"every_epochs": 2, "num_examples": 48, "split": "test", "tasks": TASKS}

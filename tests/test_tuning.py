@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from made_results import asked, results_of
 
-from mmpeft import comparison, tuning
-from mmpeft.comparison import Results
 from mmpeft.errors import MmpeftError
 from mmpeft.spec import RunSpec
+from mmpeft.study import comparison, tuning
+from mmpeft.study.comparison import Results
 
 SWEEP = asked("learning_rate")
 BEST = {"lora": 2e-3, "ia3": 6e-2, "adapter": 2e-3, "prefix": 1e-1, "connector": 1e-3, "full": 5e-4}

@@ -22,13 +22,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmpeft import comparison
-from mmpeft.comparison import Results, Variant, full_marks
 from mmpeft.errors import MmpeftError, unknown
 from mmpeft.faithfulness import PARSERS, Mentions, mentions, ratio_scores
 from mmpeft.methods import METHODS
 from mmpeft.records import Record, Store
 from mmpeft.stats import Estimate, TaskScores, hierarchical_bootstrap, paired_difference
+from mmpeft.study import comparison
+from mmpeft.study.comparison import Results, Variant, full_marks
 from mmpeft.tasks import TASKS
 
 Floats = NDArray[np.float64]

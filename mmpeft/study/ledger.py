@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmpeft.claims import SEED_SD, Claim, Ledger, Published, load_ledger
-from mmpeft.comparison import GROUPS
 from mmpeft.errors import MmpeftError
-from mmpeft.paper import published
 from mmpeft.plan import load_question
 from mmpeft.records import Store
-from mmpeft.report import DASH, Prose, Table, listed, percent, to_html
+from mmpeft.study.claims import SEED_SD, Claim, Ledger, Published, load_ledger
+from mmpeft.study.comparison import GROUPS
+from mmpeft.study.paper import published
+from mmpeft.study.report import DASH, Prose, Table, listed, percent, to_html
+from mmpeft.study.verdicts import Evidence, Judged, Outcome, evidence, judge, weighed
 from mmpeft.tasks import COLUMNS
-from mmpeft.verdicts import Evidence, Judged, Outcome, evidence, judge, weighed
 
 MARKS = {"supported": "✓", "contradicted": "✗", "undecided": "?"}
 """A sign beside each verdict, so that no color is needed to tell them apart."""

@@ -11,17 +11,17 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from mmpeft import tracks
-from mmpeft.claims import SEED_SD, Claim, Contrast, Ledger, Row
-from mmpeft.comparison import GROUPS, NUM_DRAWS, Results, Variant, read, settings_of
 from mmpeft.errors import MmpeftError, unknown
 from mmpeft.methods import METHODS
 from mmpeft.plan import Question
 from mmpeft.records import Store
 from mmpeft.spec import RunSpec
 from mmpeft.stats import TaskScores, hierarchical_bootstrap
+from mmpeft.study import tracks
+from mmpeft.study.claims import SEED_SD, Claim, Contrast, Ledger, Row
+from mmpeft.study.comparison import GROUPS, NUM_DRAWS, Results, Variant, read, settings_of
+from mmpeft.study.tracks import Tracks
 from mmpeft.tasks import TASKS
-from mmpeft.tracks import Tracks
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 

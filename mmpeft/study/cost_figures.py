@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from mmpeft.efficiency import COSTS, Measurement, ratios
-from mmpeft.figures import OF_LABEL, Picture, new_panels
+from mmpeft.study.efficiency import COSTS, Measurement, ratios
+from mmpeft.study.figures import OF_LABEL, Picture, new_panels
 
 
 def plot_costs(measurement: Measurement | None) -> Picture:

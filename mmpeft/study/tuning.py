@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from mmpeft import comparison
-from mmpeft.comparison import Results, Variant
-from mmpeft.curve_report import Cells, framed
-from mmpeft.curves import ALL, LEVEL, joint_shifts, lines, pooled, spec_of
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
 from mmpeft.plan import read_yaml, scale_file
-from mmpeft.report import Prose, Table, cell, percent, rate_text, to_html, with_interval
 from mmpeft.stats import Estimate
+from mmpeft.study import comparison
+from mmpeft.study.comparison import Results, Variant
+from mmpeft.study.curve_report import Cells, framed
+from mmpeft.study.curves import ALL, LEVEL, joint_shifts, lines, pooled, spec_of
+from mmpeft.study.report import Prose, Table, cell, percent, rate_text, to_html, with_interval
 
 Floats = NDArray[np.float64]
 

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from mmpeft.comparison import GROUPS, Results, Variant, estimate, find
 from mmpeft.methods import METHODS
-from mmpeft.paper import parameters
-from mmpeft.report import rate_curves, row_name
-from mmpeft.tuning import paper_rates
+from mmpeft.study.comparison import GROUPS, Results, Variant, estimate, find
+from mmpeft.study.paper import parameters
+from mmpeft.study.report import rate_curves, row_name
+from mmpeft.study.tuning import paper_rates
 
 # Okabe & Ito's palette, told apart under the common color blindnesses; gray stands for what is not trained.
 COLORS = {

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.lines import Line2D
 
-from mmpeft.comparison import Variant
-from mmpeft.figures import COLORS, OF_LABEL, Picture, new_panels
 from mmpeft.stats import Estimate
-from mmpeft.track_report import NAMES
-from mmpeft.tracks import Tracks, estimate
+from mmpeft.study.comparison import Variant
+from mmpeft.study.figures import COLORS, OF_LABEL, Picture, new_panels
+from mmpeft.study.track_report import NAMES
+from mmpeft.study.tracks import Tracks, estimate
 
 PANELS = {
     "chair_s": ("captions that invent a thing", "share of captions (%)", 100.0),

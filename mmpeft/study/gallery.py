@@ -9,9 +9,9 @@ from importlib.resources import files
 
 import pandas as pd
 
-from mmpeft.comparison import full_marks
 from mmpeft.errors import unknown
-from mmpeft.report import Table, percent, to_html
+from mmpeft.study.comparison import full_marks
+from mmpeft.study.report import Table, percent, to_html
 from mmpeft.task import Example, Task
 from mmpeft.tasks import COLUMNS, TASKS
 

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from mmpeft import tracks
 from mmpeft.errors import unknown
 from mmpeft.methods import METHODS
 from mmpeft.plan import params_folder, read_yaml
 from mmpeft.spec import Part, parse
+from mmpeft.study import tracks
 
 Row = dict[str, Any]
 

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpeft import comparison
-from mmpeft.comparison import GROUPS, Results, Variant
-from mmpeft.paper import parameters
 from mmpeft.registry import packaged_dims
 from mmpeft.spec import RunSpec, TrainSpec
 from mmpeft.stats import Estimate, TaskScores, hierarchical_bootstrap
+from mmpeft.study import comparison
+from mmpeft.study.comparison import GROUPS, Results, Variant
+from mmpeft.study.paper import parameters
 
 Scores = dict[str, TaskScores]
 Number = Callable[[Results, Variant], float | None]

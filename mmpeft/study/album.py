@@ -6,13 +6,13 @@ from html import escape
 
 import numpy as np
 
-from mmpeft.comparison import Variant
 from mmpeft.faithfulness import words_of
-from mmpeft.gallery import image_tag
-from mmpeft.report import listed
+from mmpeft.study.comparison import Variant
+from mmpeft.study.gallery import image_tag
+from mmpeft.study.report import listed
+from mmpeft.study.tracks import GROUPS, Track, Tracks, mentioned, places
 from mmpeft.task import Task
 from mmpeft.tasks import TASKS
-from mmpeft.tracks import GROUPS, Track, Tracks, mentioned, places
 
 
 @dataclass(frozen=True)

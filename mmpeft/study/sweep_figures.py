@@ -7,17 +7,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from mmpeft.comparison import Results, find
-from mmpeft.curve_report import Arms, groups_of
-from mmpeft.curves import Line, Point, level
-from mmpeft.factors import BASE, CONNECTOR, effect, labels
-from mmpeft.figures import COLORS, OF_LABEL, Picture, base_line, new_panels
-from mmpeft.locations import PLACES, families
 from mmpeft.records import Store
-from mmpeft.spread import losses, seeds_of, settings
 from mmpeft.stats import Estimate
+from mmpeft.study.comparison import Results, find
+from mmpeft.study.curve_report import Arms, groups_of
+from mmpeft.study.curves import Line, Point, level
+from mmpeft.study.factors import BASE, CONNECTOR, effect, labels
+from mmpeft.study.figures import COLORS, OF_LABEL, Picture, base_line, new_panels
+from mmpeft.study.locations import PLACES, families
+from mmpeft.study.spread import losses, seeds_of, settings
+from mmpeft.study.tuning import budgets, sweep
 from mmpeft.tasks import TASKS
-from mmpeft.tuning import budgets, sweep
 
 DASHES = ("-", "--", ":")
 MARKS = ("o", "s", "D")

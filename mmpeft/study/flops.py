@@ -19,9 +19,9 @@ import pandas as pd
 
 from mmpeft.entry import Dims
 from mmpeft.methods import METHODS, Method
-from mmpeft.paper import METHOD_OF
-from mmpeft.report import Prose, Table, listed, percent, to_html
 from mmpeft.spec import parse
+from mmpeft.study.paper import METHOD_OF
+from mmpeft.study.report import Prose, Table, listed, percent, to_html
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from mmpeft.comparison import Results, Variant
-from mmpeft.curve_report import Cells, framed
-from mmpeft.curves import LEVEL, spec_of
 from mmpeft.records import Store
-from mmpeft.report import DASH, Prose, Table, listed, percent
 from mmpeft.stats import TaskScores
+from mmpeft.study.comparison import Results, Variant
+from mmpeft.study.curve_report import Cells, framed
+from mmpeft.study.curves import LEVEL, spec_of
+from mmpeft.study.report import DASH, Prose, Table, listed, percent
 from mmpeft.summaries import Interval, agreement, sd_ratio, sd_ratio_bootstrap, seed_sd, variance_components
 from mmpeft.tasks import TASKS
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 
-from mmpeft.comparison import Variant
 from mmpeft.faithfulness import PARSERS, McNemar, YesNo, judge_yes_no, mcnemar
 from mmpeft.methods import METHODS
-from mmpeft.report import DASH, Prose, Table, listed, percent, to_html
+from mmpeft.study.comparison import Variant
+from mmpeft.study.report import DASH, Prose, Table, listed, percent, to_html
+from mmpeft.study.track_report import cell
+from mmpeft.study.tracks import GROUPS, Track, Tracks, change, estimate, mentioned, places, right_answers
 from mmpeft.tasks import TASKS
-from mmpeft.track_report import cell
-from mmpeft.tracks import GROUPS, Track, Tracks, change, estimate, mentioned, places, right_answers
 
 # --------------------------------------------------------------------------------------------------
 # Captions

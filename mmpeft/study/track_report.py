@@ -7,14 +7,14 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from mmpeft.comparison import detectable
 from mmpeft.methods import METHODS
-from mmpeft.paper import METHOD_OF, published
 from mmpeft.plan import Question
-from mmpeft.report import DASH, MINUS, Prose, Table, listed, percent, to_html, with_interval
 from mmpeft.stats import Estimate
+from mmpeft.study.comparison import detectable
+from mmpeft.study.paper import METHOD_OF, published
+from mmpeft.study.report import DASH, MINUS, Prose, Table, listed, percent, to_html, with_interval
+from mmpeft.study.tracks import Tracks, change, epochs_at, estimate, found_in
 from mmpeft.tasks import TASKS
-from mmpeft.tracks import Tracks, change, epochs_at, estimate, found_in
 
 NAMES = {
     "other sources": "the other sources",

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mmpeft import comparison
-from mmpeft.comparison import Results, Variant, find
-from mmpeft.curve_report import Cells, framed, groups_of, with_detectable
-from mmpeft.curves import Scores, combined, pooled
 from mmpeft.methods import METHODS
-from mmpeft.report import Prose, Table, cell, listed, percent, with_interval
 from mmpeft.stats import Estimate, TaskScores, hierarchical_bootstrap
+from mmpeft.study import comparison
+from mmpeft.study.comparison import Results, Variant, find
+from mmpeft.study.curve_report import Cells, framed, groups_of, with_detectable
+from mmpeft.study.curves import Scores, combined, pooled
+from mmpeft.study.report import Prose, Table, cell, listed, percent, with_interval
 
 EFFECTS: Mapping[str, Mapping[str, float]] = {
     "method alone": {"frozen": 1, "base": -1},

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from itertools import product
 from typing import get_args
 
-from mmpeft.comparison import Results, Variant
-from mmpeft.curve_report import Cells, framed, groups_of, name_of, with_detectable
-from mmpeft.curves import Line, Point, level, method_parameters, spec_of, step
 from mmpeft.entry import Location
-from mmpeft.report import DASH, Prose, Table, cell, listed, with_interval
 from mmpeft.stats import Estimate
+from mmpeft.study.comparison import Results, Variant
+from mmpeft.study.curve_report import Cells, framed, groups_of, name_of, with_detectable
+from mmpeft.study.curves import Line, Point, level, method_parameters, spec_of, step
+from mmpeft.study.report import DASH, Prose, Table, cell, listed, with_interval
 
 Family = dict[str, dict[str, Variant]]
 """For each method's name the row at each location."""

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmpeft.comparison import CONNECTOR_SAID, GROUPS, Results, Variant, detectable, estimate, find, full_marks, gain, variants_of
 from mmpeft.errors import unknown
 from mmpeft.methods import METHODS
 from mmpeft.plan import Question
@@ -20,6 +19,18 @@ from mmpeft.registry import RANDOM
 from mmpeft.spec import RunSpec
 from mmpeft.stats import (
     Estimate,
+)
+from mmpeft.study.comparison import (
+    CONNECTOR_SAID,
+    GROUPS,
+    Results,
+    Variant,
+    detectable,
+    estimate,
+    find,
+    full_marks,
+    gain,
+    variants_of,
 )
 from mmpeft.tasks import TASKS
 

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmpeft.comparison import Results
-from mmpeft.curve_report import Arms, Cells, framed, groups_of
-from mmpeft.curves import Point, level, step
-from mmpeft.locations import PLACES, families
 from mmpeft.methods import METHODS
-from mmpeft.paper import METHOD_OF, MODEL, NO_SIGN_BELOW, Check, Verdict, published
-from mmpeft.report import DASH, Prose, Table, listed, percent, to_html, with_interval
-from mmpeft.spread import middle, ratio, settings
 from mmpeft.stats import Estimate
+from mmpeft.study.comparison import Results
+from mmpeft.study.curve_report import Arms, Cells, framed, groups_of
+from mmpeft.study.curves import Point, level, step
+from mmpeft.study.locations import PLACES, families
+from mmpeft.study.paper import METHOD_OF, MODEL, NO_SIGN_BELOW, Check, Verdict, published
+from mmpeft.study.report import DASH, Prose, Table, listed, percent, to_html, with_interval
+from mmpeft.study.spread import middle, ratio, settings
 from mmpeft.tasks import TASKS
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mmpeft.comparison import GROUPS, Results, Variant, estimate, find, gain
 from mmpeft.errors import unknown
 from mmpeft.methods import METHODS
-from mmpeft.report import DASH, MINUS, Prose, Table, percent, to_html, with_interval
+from mmpeft.study.comparison import GROUPS, Results, Variant, estimate, find, gain
+from mmpeft.study.report import DASH, MINUS, Prose, Table, percent, to_html, with_interval
 from mmpeft.tasks import COLUMNS
 
 MODEL = "LLaVA-1.5-7B"

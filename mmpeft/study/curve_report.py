@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmpeft.comparison import CONNECTOR_SAID, GROUPS, Results, detectable, variants_of
-from mmpeft.curves import (
+from mmpeft.plan import Question
+from mmpeft.stats import Estimate
+from mmpeft.study.comparison import CONNECTOR_SAID, GROUPS, Results, detectable, variants_of
+from mmpeft.study.curves import (
     Crossing,
     Line,
     Point,
@@ -23,10 +25,8 @@ from mmpeft.curves import (
     step,
     training_examples,
 )
-from mmpeft.curves import arms as arms_of
-from mmpeft.plan import Question
-from mmpeft.report import DASH, Prose, Table, cell, listed, percent, to_html, with_interval
-from mmpeft.stats import Estimate
+from mmpeft.study.curves import arms as arms_of
+from mmpeft.study.report import DASH, Prose, Table, cell, listed, percent, to_html, with_interval
 
 Arms = Mapping[str, Sequence[Line]]
 """Lines by the name of what is held the same along them."""

@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from mmpeft.comparison import Results
 from mmpeft.entry import Location
 from mmpeft.errors import MmpeftError
-from mmpeft.flops import training
 from mmpeft.methods import METHODS
 from mmpeft.records import Store
 from mmpeft.registry import packaged_dims
-from mmpeft.report import DASH, Prose, Table, listed, to_html
 from mmpeft.spec import AnyMethod, Part
+from mmpeft.study.comparison import Results
+from mmpeft.study.flops import training
+from mmpeft.study.report import DASH, Prose, Table, listed, to_html
 
 REFERENCE = "lora"
 Cost = Literal["step_seconds", "generate_seconds", "peak_memory_bytes"]

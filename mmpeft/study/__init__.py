@@ -1,0 +1,1 @@
+"""Right of the records: what the pages say and show, from records alone; without torch."""
