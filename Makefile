@@ -64,7 +64,7 @@ test: $(INSTALLED) browser
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # A browser looks at the built book; without one those tests are skipped, and pytest says so.
 browser:

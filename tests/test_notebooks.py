@@ -70,7 +70,7 @@ def test_a_questions_cell_and_its_file_say_the_same(name: str) -> None:
     assert all(typed[p] is None or p == "allow_runs" for p in set(typed) - set(written))
 
 
-@pytest.mark.parametrize("name", book.question_notebooks())
+@pytest.mark.parametrize("name", questions())
 def test_a_question_runs_at_smoke_in_under_a_minute(name: str, tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     out = book.notebook(name, [Path(f"params/{name}.yaml"), SMOKE[1]], tmp_path / f"{name}.ipynb")
