@@ -8,7 +8,7 @@ import pandas as pd
 from fixture_records import question
 
 from mmpeft.plan import Planned, Question
-from mmpeft.spec import RunSpec
+from mmpeft.spec import RunSpec, run_id
 from mmpeft.stats import TaskScores
 from mmpeft.study.comparison import Results, variants_of
 from mmpeft.study.curves import Scores
@@ -49,7 +49,9 @@ def _scores(runs: tuple[Planned, ...], rule: Rule, noise: float, keep: Callable[
         mine = [run for run in runs if run.spec.task == task and keep(run.spec)]
         if not mine:
             continue
-        luck = [np.random.default_rng(zlib.crc32(run.run_id.encode())).normal(0, 1, NUM_ITEMS) for run in mine]
+        # Not of the run's own id, which another base would change.
+        names = [run_id(run.spec, task_version=1, fingerprint="") for run in mine]
+        luck = [np.random.default_rng(zlib.crc32(name.encode())).normal(0, 1, NUM_ITEMS) for name in names]
         rows = [rule(run.spec) + difficulty - difficulty.mean() + noise * each for run, each in zip(mine, luck, strict=True)]
         items = np.array([f"{task}/{i}" for i in range(NUM_ITEMS)])
         found[task] = TaskScores(np.array(rows), np.array([run.spec.seed for run in mine]), items, items)

@@ -31,7 +31,7 @@ ORDER = (
     *("vision", "features", "models", "batches", "bottleneck", "attach", "train", "evaluate", "monitor", "contract"),
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "mini.card", "mini.base"),
     *("execute", "pictures", "audit", "doctor"),
-    *(f"study.{name}" for name in STUDY),
+    *("study", *(f"study.{name}" for name in STUDY)),
     *("book", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""

@@ -36,7 +36,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree("book", folder, ignore=shutil.ignore_patterns("_build", "_executed"))
     for name in questions():
         asked = Question.load(f"params/{name}.yaml", "params/scales/smoke.yaml")
-        fill(store, asked.planned(), missing=0.3 if name == "learning_rate" else 0.0, failed=0.2)
+        fill(store, asked.planned(), missing=0.6 if name == "learning_rate" else 0.0, failed=0.2)
     return book.build(store.path, scale="smoke", folder=folder).parent
 
 

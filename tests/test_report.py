@@ -13,7 +13,7 @@ from mmpeft.records import Store
 from mmpeft.spec import RunSpec
 from mmpeft.study import comparison, figures, gallery, paper, report
 from mmpeft.study.comparison import Results
-from mmpeft.tasks import TASKS
+from mmpeft.tasks import COLUMNS, TASKS
 
 ASKED = question()
 PAPER = {(name, tuned): (METHODS[name].label, "tuned" if tuned else "frozen") for name in METHODS for tuned in (False, True)}
@@ -81,7 +81,7 @@ def test_the_method_table_has_every_variant_and_every_task(complete: Results) ->
     table = report.method_table(complete)
     assert list(table.frame.index[:3]) == ["Random answer", "Most frequent answer", "Zero-shot"]
     assert len(table.frame) == len(ASKED.variants) + 2
-    assert [name.split("<")[0] for _, name in table.frame.columns[2:]] == [t.column for t in TASKS.values()]
+    assert [name.split("<")[0] for _, name in table.frame.columns[2:]] == [t.column for t in COLUMNS.values()]
     assert table.frame.loc["LoRA, tuned"].notna().all()
 
 
