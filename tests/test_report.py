@@ -215,5 +215,6 @@ def test_every_source_of_a_task_has_a_licence() -> None:
 
 def test_percent_has_a_true_minus_and_intervals_read_well() -> None:
     assert report.percent(-0.0123, sign=True) == "\N{MINUS SIGN}1.2"
+    assert report.percent(-0.0001, sign=True) == report.percent(0.0, sign=True) == "0.0"
     assert report.listed(["a", "b", "c"]) == "a, b and c"
     assert re.fullmatch(r"\d+\.\d", report.percent(by_size(ASKED.specs()[0])))

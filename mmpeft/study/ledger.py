@@ -1,7 +1,7 @@
 """The claims ledger for readers: verdicts with their intervals, and what the paper's own tables say."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -52,6 +52,9 @@ def in_brief(found: Sequence[Judged]) -> Prose:
     by = counts(found)
     text = f"Of {len(found)} claims of the paper, {by['supported']} are supported by our runs"
     text += f", {by['contradicted']} contradicted, and {by['undecided']} stay undecided."
+    waiting = sum(one.verdict == "undecided" and len(one.run_ids) < one.num_planned for one in found)
+    if waiting:
+        text += f" Of the undecided ones {waiting} still wait for runs."
     fallen = [one.claim.claim.rstrip(".") for one in found if one.verdict == "contradicted"]
     return Prose(f"{text} Contradicted: {'; '.join(fallen)}." if fallen else text)
 
@@ -86,16 +89,17 @@ def verdict_table(found: Sequence[Judged]) -> Table:
     frame = pd.DataFrame(rows, index=[one.claim.id for one in found])
     shown = frame.assign(
         verdict=[f"<b>{MARKS[verdict]} {verdict}</b>" for verdict in frame["verdict"]],
-        claim=[
-            f"{escape(claim)}<small>{escape(where)}</small>" for claim, where in zip(frame["claim"], frame["where"], strict=True)
-        ],
-        interval=[
-            f"{number}<small>{escape(name)}</small>" for number, name in zip(frame["interval"], frame["contrast"], strict=True)
-        ],
+        claim=_with_words(map(escape, frame["claim"]), frame["where"]),
+        interval=_with_words(frame["interval"], frame["contrast"]),
         page=[f'<a href="{name}.html">{name}</a>' for name in frame["page"]],
     )
     names = {"interval": "the contrast that says least for it"}
     return Table(frame, to_html(shown.drop(columns=["where", "contrast"]).rename(columns=names), index=False))
+
+
+def _with_words(cells: Iterable[str], words: Iterable[str]) -> list[str]:
+    """Cells with a small line below each."""
+    return [f'{cell}<small class="words">{escape(word)}</small>' for cell, word in zip(cells, words, strict=True)]
 
 
 def _interval(outcome: Outcome, claim: Claim) -> str:

@@ -67,9 +67,9 @@ class Table:
 
 
 def percent(value: float, digits: int = 1, *, sign: bool = False) -> str:
-    """A fraction in percent, with a true minus."""
+    """A fraction in percent, with a true minus; what rounds to zero has no sign."""
     text = f"{100 * value:{'+' if sign else ''}.{digits}f}"
-    return text.replace("-", MINUS)
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", MINUS)
 
 
 def with_interval(e: Estimate, *, sign: bool = False) -> str:
@@ -135,12 +135,19 @@ def plan_table(question: Question) -> Table:
         settings += [f"{name} {value}" for name, value in spec.method.model_dump().items() if name != "name" and value]
         rows.setdefault((variant.label, variant.connector, ", ".join(settings)), []).extend(run.spec for run in planned)
     frame = pd.DataFrame(list(rows), columns=["method", "connector", "settings"])
-    frame["learning rate"] = [_rates(spec.train.learning_rate for spec in specs) for specs in rows.values()]
-    frame["of the connector"] = [_rates(spec.connector.learning_rate for spec in specs) for specs in rows.values()]
+    frame["learning rate"] = [_rates(map(_own_rate, specs)) for specs in rows.values()]
+    beside = [_rates(s.connector.learning_rate for s in specs if not s.method.tunes_connector) for specs in rows.values()]
+    if any(beside):
+        frame["of the connector"] = beside
     frame["tasks"] = [len({spec.task for spec in specs}) for specs in rows.values()]
     frame["seeds"] = [len({spec.seed for spec in specs}) for specs in rows.values()]
     frame["runs"] = [len(specs) for specs in rows.values()]
     return Table(frame, to_html(frame, index=False))
+
+
+def _own_rate(spec: RunSpec) -> float | None:
+    """The rate of what the method trains."""
+    return spec.connector.learning_rate if spec.method.tunes_connector else spec.train.learning_rate
 
 
 def rate_text(rate: float) -> str:
