@@ -105,9 +105,13 @@ class Task(ABC):
             raise MmpeftError(
                 f"num_examples: {num_examples} asked of {self.name}/{split}, which holds {len(rows)}; ask for fewer."
             )
-        order = list(range(len(rows)))
-        Random(f"{self.name}:{split}:{subset_seed}").shuffle(order)
-        return [rows[i] for i in order[:num_examples]]
+        return self._in_random_order(rows, Random(f"{self.name}:{split}:{subset_seed}"))[:num_examples]
+
+    def _in_random_order(self, rows: list[Example], rng: Random) -> list[Example]:
+        """The order in which subsets take the examples of a split; the first ones make the smaller subsets."""
+        order = list(rows)
+        rng.shuffle(order)
+        return order
 
     def baselines(self, num_examples: int | None = None) -> dict[str, float]:
         """Scores on test that need no picture.

@@ -6,21 +6,10 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from score_matrix import task_of
 
 from mmpeft import stats, summaries
 from mmpeft.errors import MmpeftError
-
-
-def task_of(scores, pictures=None, seeds=None):
-    """TaskScores from a matrix, one picture an item unless given."""
-    matrix = np.atleast_2d(np.asarray(scores, dtype=float))
-    num_seeds, num_items = matrix.shape
-    return stats.TaskScores(
-        scores=matrix,
-        seeds=np.arange(num_seeds) if seeds is None else np.asarray(seeds),
-        examples=np.arange(num_items),
-        pictures=np.arange(num_items) if pictures is None else np.asarray(pictures),
-    )
 
 
 def test_run_scores_are_the_means_of_seeds_over_items():

@@ -18,6 +18,9 @@ from mmpeft.study import tracks
 Row = dict[str, Any]
 
 SEED_SD = "seed_sd"
+"""The measure that compares spreads between seeds."""
+
+
 class Contrast(Part):
     """Scores of the rows in ``plus`` minus those of the rows in ``minus``.
 

@@ -194,7 +194,10 @@ def _outcome(claim: Claim, contrast: Contrast, known: Evidence, margin: float, l
     if any(not found for _, found in scores):
         return Outcome(name, "undecided")
     if contrast.measure == SEED_SD:
-        mean, low, high = _spread_ratio(scores, level)
+        ratio = _spread_ratio(scores, level)
+        if ratio is None:
+            return Outcome(name, "undecided")
+        mean, low, high = ratio
     else:
         combined = _combined(scores)
         if not combined:
@@ -228,14 +231,17 @@ def _combined(scores: Sequence[tuple[float, Mapping[str, TaskScores]]]) -> dict[
     return combined
 
 
-def _spread_ratio(scores: Sequence[tuple[float, Mapping[str, TaskScores]]], level: float) -> tuple[float, float, float]:
-    """Logarithm of the ratio of two spreads over seeds, with its interval by the F distribution of two sample variances."""
+def _spread_ratio(scores: Sequence[tuple[float, Mapping[str, TaskScores]]], level: float) -> tuple[float, float, float] | None:
+    """Logarithm of the ratio of two spreads over seeds, with its interval by the F distribution of two sample variances.
+
+    None where a row has fewer than two seeds or no spread at all.
+    """
     (_, above), (_, below) = scores
     if any(len(found) != 1 for found in (above, below)):
         raise MmpeftError("measure seed_sd: compares two rows on one column; name it under over.")
     means = [next(iter(found.values())).scores.mean(axis=1) for found in (above, below)]
     if min(map(len, means)) < 2 or min(values.var(ddof=1) for values in means) == 0:
-        return math.nan, -math.inf, math.inf
+        return None
     ratio = means[0].var(ddof=1) / means[1].var(ddof=1)
     freedom = [len(values) - 1 for values in means]
     ends = stats.f.ppf([(1 + level) / 2, (1 - level) / 2], *freedom)

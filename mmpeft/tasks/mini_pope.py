@@ -17,7 +17,6 @@ from functools import cache
 from random import Random
 from typing import ClassVar
 
-from mmpeft.errors import MmpeftError
 from mmpeft.faithfulness import judge_yes_no, parse_beginning
 from mmpeft.mini import world
 from mmpeft.mini.scenes import Scene
@@ -83,20 +82,9 @@ class MiniPope(MiniTask):
         """One of the pictures and its questions."""
         return self.composed(split, rng.randrange(self.num_pictures[split]))
 
-    def examples(self, split: str, num_examples: int | None = None, subset_seed: int = 0) -> list[Example]:
-        """Examples of a split, or a subset of whole pictures, the kinds in turn: six examples are balanced in every way.
-
-        Raises:
-            MmpeftError: If more are asked for than the split holds.
-        """
-        rows = self.all_examples(split)
-        if num_examples is None:
-            return rows
-        if num_examples > len(rows):
-            raise MmpeftError(
-                f"num_examples: {num_examples} asked of {self.name}/{split}, which holds {len(rows)}; ask for fewer."
-            )
-        return list(_in_turn(rows, Random(f"{self.name}:{split}:{subset_seed}")))[:num_examples]
+    def _in_random_order(self, rows: list[Example], rng: Random) -> list[Example]:
+        """Whole pictures, the kinds in turn: six examples are balanced in every way."""
+        return list(_in_turn(rows, rng))
 
     def score(self, examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
         """Accuracy of what the beginning of the answer says (MME's rule); yes_share beside it."""
