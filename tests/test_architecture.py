@@ -17,7 +17,7 @@ LARGEST = 450
 
 STUDY = (
     *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
-    *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger"),
+    *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger", "guide", "guide_report"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album"),
 )
 """The modules right of the records, in their order."""
