@@ -18,7 +18,7 @@ LARGEST = 450
 STUDY = (
     *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
     *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger", "guide", "guide_report"),
-    *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album"),
+    *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "answers"),
 )
 """The modules right of the records, in their order."""
 
