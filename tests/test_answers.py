@@ -27,8 +27,6 @@ def right(run: Planned, i: int) -> bool:
 
 
 def save(store: Store, run: Planned) -> None:
-    made = {"task_version": run.task_version, "fingerprint": run.fingerprint, "started_at": "2026-11-22T00:00:00+00:00"}
-    scores, cost = {"score": 0.5, "unparsed": 0.0}, {"trainable_params": SIZES[run.spec.method.name]}
     lines = [
         {
             "example_id": example.example_id,
@@ -40,7 +38,18 @@ def save(store: Store, run: Planned) -> None:
         }
         for i, example in enumerate(TASKS[run.spec.task].examples("test", NUM))
     ]
-    store.save(Record(run_id=run.run_id, status="ok", spec=run.spec, scores=scores, cost=cost, environment={}, **made), lines)
+    record = Record(
+        run_id=run.run_id,
+        status="ok",
+        spec=run.spec,
+        task_version=run.task_version,
+        fingerprint=run.fingerprint,
+        scores={"score": 0.5, "unparsed": 0.0},
+        cost={"trainable_params": SIZES[run.spec.method.name]},
+        environment={},
+        started_at="2026-11-22T00:00:00+00:00",
+    )
+    store.save(record, lines)
 
 
 def shown(folder: Path, leave_out: str = "", **options: object) -> Answers:

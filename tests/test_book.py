@@ -113,7 +113,7 @@ def test_the_landing_page_gives_advice_that_leads_to_its_runs_and_to_the_ledger(
     for one in load_guide().situations:
         assert escape(one.situation) in text and f'href="_executed/{one.question}.html"' in text
         assert all(f'href="_executed/claims.html#{name}"' in text and f'id="{name}"' in ledger for name in one.claims)
-    assert "When to use none of them." in text and "●" in text
+    assert "When to use none of them." in text and 'class="dots"' in text
 
 
 def test_the_question_page_counts_failed_and_missing_runs(html: Path) -> None:
