@@ -171,21 +171,6 @@ class Advice:
         """What to take: one of these."""
         return (self.instead,) if self.instead else self.kept
 
-    def to_dict(self) -> dict[str, Any]:
-        """``{situation, take, how_sure, runs, scale, …}`` as plain values."""
-        return {
-            "situation": self.situation.id,
-            "says": self.situation.situation,
-            "question": self.situation.question,
-            "take": list(self.take),
-            "how_sure": self.sureness,
-            "interim": self.num_runs < self.num_planned,
-            "runs": self.num_runs,
-            "planned": self.num_planned,
-            "scale": self.scale,
-            "claims": list(self.situation.claims),
-        }
-
 
 def load_guide(path: Path | None = None) -> Guide:
     """The situations in ``params/guide.yaml``, or in another file.
@@ -222,8 +207,8 @@ def _advice(situation: Situation, known: Evidence, margin: float, strict: bool) 
     ranking = tuple(Candidate(name, values[name], o) for name, o in zip(order, behind, strict=True))
     waiting = tuple(name for name in rows if name not in values)
     over = _over_the_rest(situation, known, rows[order[0]], margin, strict) if order else {}
-    num_against = sum(_there(situation, row, known) for row in situation.against)
-    beaten = [name for name, outcome in list(over.items())[:num_against] if outcome.verdict == "contradicted"]
+    choices = {METHODS[row["method"]].label for row in situation.against}
+    beaten = [name for name, outcome in over.items() if name in choices and outcome.verdict == "contradicted"]
     num_runs, num_planned = _runs(situation, known, rows)
     return Advice(
         situation=situation,
