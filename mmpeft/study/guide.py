@@ -34,7 +34,7 @@ RATIOS = (SEED_SD, STORED)
 SURE, LITTLE, ONE_OF = "sure", "sure, but by little", "one of these"
 NO_MATTER, CANNOT_TELL, NOT_YET = "sure: it makes no difference", "cannot tell", "cannot tell yet"
 HOW_SURE = {
-    SURE: "better than each other candidate, by more than the margin",
+    SURE: "better than each other candidate, by more than the margin; of none: no candidate is better than doing without",
     LITTLE: "better than each other candidate, but perhaps by less than the margin",
     ONE_OF: "these are not told apart; each of the rest is worse",
     NO_MATTER: "no candidate is worse than the best by more than the margin",
