@@ -17,8 +17,8 @@ LARGEST = 450
 
 STUDY = (
     *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
-    *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger"),
-    *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album"),
+    *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger", "guide", "guide_report"),
+    *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "answers"),
 )
 """The modules right of the records, in their order."""
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fixture_records import fill
 from mmpeft import book
 from mmpeft.plan import Question, questions
 from mmpeft.records import Store
+from mmpeft.study.guide import load_guide
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
@@ -103,7 +105,15 @@ def test_every_page_of_the_contents_is_built(html: Path) -> None:
 def test_the_landing_page_says_what_was_found_and_at_which_scale(html: Path) -> None:
     text = (html / "intro.html").read_text(encoding="utf-8")
     assert "planned runs" in text and "scale smoke" in text and "The model is random" in text
-    assert "On the unseen tasks" in text and "statements taken from the paper" in text
+    assert "statements taken from the paper" in text and "claims of the paper" in text
+
+
+def test_the_landing_page_gives_advice_that_leads_to_its_runs_and_to_the_ledger(html: Path) -> None:
+    text, ledger = ((html / name).read_text(encoding="utf-8") for name in ("intro.html", "_executed/claims.html"))
+    for one in load_guide().situations:
+        assert escape(one.situation) in text and f'href="_executed/{one.question}.html"' in text
+        assert all(f'href="_executed/claims.html#{name}"' in text and f'id="{name}"' in ledger for name in one.claims)
+    assert "When to use none of them." in text and 'class="dots"' in text
 
 
 def test_the_question_page_counts_failed_and_missing_runs(html: Path) -> None:

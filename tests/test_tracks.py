@@ -1,5 +1,6 @@
 """What was said on the way becomes tables, sentences, figures and an album, with all, some and no records."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from mmpeft.errors import MmpeftError
 from mmpeft.faithfulness import ratio_scores
 from mmpeft.plan import load_question
 from mmpeft.records import Store
-from mmpeft.study import album, comparison, faith_report, track_figures, track_report, tracks
+from mmpeft.study import album, answers, comparison, faith_report, track_figures, track_report, tracks
 from mmpeft.study.comparison import Variant
 from mmpeft.study.tracks import Tracks
 
@@ -208,6 +209,17 @@ def test_the_album_marks_what_is_invented_and_escapes_what_is_said(captions: Tra
     assert "<b>cat" not in html and all(label in html for label in ("LoRA", "Prefix", "Zero-shot"))
 
 
+def test_what_is_forgotten_was_known_before_and_lost_by_most(complete: Tracks) -> None:
+    some = {key: track for key, track in complete.found.items() if key[0].label != "Prefix"}  # which loses everything
+    full = Tracks(complete.results, {key: replace(track, scores=track.scores / 0.7) for key, track in some.items()})
+    found = answers.forgotten(full, n=6)
+    assert found.note == "After training on ScienceQA, seed 0, epoch: last."
+    assert all(one.task == "mini-vqav2" and one.said[0][0] == "Zero-shot" and one.said[0][2] == 1 for one in found.asked)
+    lost = [sum(score == 0 for *_, score in one.said) for one in found.asked]
+    assert lost[:3] == sorted(lost[:3], reverse=True) and lost[0] > 0 and set(lost[3:]) == {0}
+    assert "Zero-shot" in found._repr_html_()
+
+
 def test_the_papers_numbers_stand_beside_ours() -> None:
     seven = track_report.published_moments(7).frame
     assert list(seven.columns) == [3, 6, 9, 12, "mean"] and seven.loc["Adapter", "mean"] == pytest.approx(13.25)
@@ -239,7 +251,7 @@ def test_everything_can_be_shown_with_all_some_and_no_records(which: str, reques
         faith_report.rankings(found),
     ]
     assert all(sentence and "nan" not in sentence.split() for sentence in sentences)
-    assert "<" in album.caption_album(found)._repr_html_()
+    assert "<" in album.caption_album(found)._repr_html_() and "<" in answers.forgotten(found)._repr_html_()
 
 
 @pytest.mark.parametrize("which", ["complete", "nothing"])

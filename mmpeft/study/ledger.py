@@ -33,13 +33,18 @@ def judged(scale: str | None = None, store: str | None = None, ledger: Ledger | 
         store: A folder of records other than the scale's.
         ledger: Another ledger than that of ``params/claims.yaml``.
     """
+    return judge(ledger or load_ledger(), asking(scale, store), strict=scale is None)
+
+
+def asking(scale: str | None = None, store: str | None = None) -> Callable[[str], Evidence]:
+    """What says everything that the recorded runs of a question of a name say; each question is read once."""
 
     @cache
     def ask(name: str) -> Evidence:
         question = load_question(name, scale)
         return evidence(question, Store(store or question.store_folder()))
 
-    return judge(ledger or load_ledger(), ask, strict=scale is None)
+    return ask
 
 
 def counts(found: Sequence[Judged]) -> dict[str, int]:
@@ -132,7 +137,7 @@ def _fold(one: Judged) -> str:
     ids = f"<details><summary>run ids</summary><code>{' '.join(one.run_ids)}</code></details>" if one.run_ids else ""
     return (
         f'<details id="{claim.id}"><summary><b>{MARKS[one.verdict]} {one.verdict}</b> {escape(claim.claim)}</summary>'
-        f"<p>{escape(claim.where)}. {rule} {runs}, shown on <a href=\"{claim.question}.html\">{claim.question}</a>.</p>"
+        f'<p>{escape(claim.where)}. {rule} {runs}, shown on <a href="{claim.question}.html">{claim.question}</a>.</p>'
         f"{contrast_table(one).html}{ids}</details>"
     )
 

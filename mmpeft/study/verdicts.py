@@ -145,7 +145,7 @@ def judge(ledger: Ledger, ask: Callable[[str], Evidence], *, strict: bool = True
     for claim in ledger.claims:
         known = ask(claim.question)
         try:
-            found.append(_judged(claim, known, ledger.margin))
+            found.append(judge_one(claim, known, ledger.margin))
         except NoSuchRow as error:
             if strict:
                 raise
@@ -154,18 +154,33 @@ def judge(ledger: Ledger, ask: Callable[[str], Evidence], *, strict: bool = True
     return found
 
 
-def _judged(claim: Claim, known: Evidence, margin: float) -> Judged:
-    results, contrasts = known.results, claim.spread()
+def judge_one(claim: Claim, known: Evidence, margin: float) -> Judged:
+    """A claim with its verdict.
+
+    Args:
+        claim: The claim.
+        known: The runs of its question.
+        margin: What counts as no difference where a contrast says nothing else.
+
+    Raises:
+        NoSuchRow: As for :func:`judge`.
+    """
+    contrasts = claim.spread()
     level = 1 - ERROR_RATE / len(contrasts)
     outcomes = tuple(_outcome(claim, contrast, known, contrast.margin or margin, level) for contrast in contrasts)
+    finished, num_planned = runs_behind(claim, known.results)
+    scale = known.results.question.scale
+    return Judged(claim, ruled(claim.rule, [o.verdict for o in outcomes]), outcomes, scale, finished, num_planned)
+
+
+def runs_behind(claim: Claim, results: Results) -> tuple[tuple[str, ...], int]:
+    """The ids of the finished runs that a claim rests on, and how many runs it needs."""
+    contrasts = claim.spread()
     rows = dict.fromkeys(v for c in contrasts for row in (*c.plus, *c.minus) for v in chosen(claim, results, row))
     tasks = {task for c in contrasts for row in (*c.plus, *c.minus) for task in _tasks(results, row.get("over", c.over))}
     needed = [run.run_id for variant in rows for run in results.variants[variant] if run.spec.task in tasks]
     done = set(results.runs.loc[results.runs["status"] == "ok", "run_id"])
-    finished = tuple(run_id for run_id in needed if run_id in done)
-    return Judged(
-        claim, ruled(claim.rule, [o.verdict for o in outcomes]), outcomes, results.question.scale, finished, len(needed)
-    )
+    return tuple(run_id for run_id in needed if run_id in done), len(needed)
 
 
 def ruled(rule: str, verdicts: Sequence[Verdict]) -> Verdict:
@@ -205,6 +220,19 @@ def _outcome(claim: Claim, contrast: Contrast, known: Evidence, margin: float, l
         e = hierarchical_bootstrap(combined, np.random.default_rng(0), num_draws=NUM_DRAWS, level=level)
         mean, low, high = e.mean, e.low, e.high
     return Outcome(name, weighed(contrast.expect, low, high, margin), mean, low, high)
+
+
+def value(claim: Claim, row: Row, contrast: Contrast, known: Evidence) -> float | None:
+    """What a contrast measures, of one row alone: a mean, or an SD over seeds; None if runs are missing.
+
+    Raises:
+        NoSuchRow: As for :func:`judge`.
+    """
+    found = _scores(claim, known, row, contrast)
+    if contrast.measure != SEED_SD:
+        return float(np.mean([task.scores.mean() for task in found.values()])) if found else None
+    means = [task.scores.mean(axis=1) for task in found.values()]
+    return float(np.mean([m.std(ddof=1) for m in means])) if means and min(map(len, means)) > 1 else None
 
 
 def _combined(scores: Sequence[tuple[float, Mapping[str, TaskScores]]]) -> dict[str, TaskScores]:

@@ -1,0 +1,349 @@
+"""What to take in which situation: the situations stand in ``params/guide.yaml``, the advice is computed from records.
+
+    advise(guide, ask) -> [Advice]    of each situation the candidates in their order, and how sure that order is
+
+The best candidate is held against each other one with intervals of 1 - 0.05 / (their number), the ledger's rule for a claim
+of several contrasts. Those whose interval holds zero are *not told apart* from it. Together with it they hold the truly best
+one in at least 95 of 100 such situations, although the best one was picked after looking: the truly best is left out only if
+its own interval against the picked one fails (Edwards and Hsu 1983, "Multiple Comparisons With the Best Treatment", JASA 78).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from mmpeft.errors import unknown
+from mmpeft.methods import METHODS
+from mmpeft.plan import params_folder, read_yaml
+from mmpeft.spec import Part, parse
+from mmpeft.study import tuning
+from mmpeft.study.claims import SEED_SD, Claim, Contrast, Row
+from mmpeft.study.verdicts import ERROR_RATE, Evidence, NoSuchRow, Outcome, chosen, judge_one, runs_behind, value
+
+ONE_TRIAL, STORED = "one trial", "adapter_bytes"
+"""Measures that are no contrast of scores: see params/guide.yaml."""
+
+RATIOS = (SEED_SD, STORED)
+"""Measures that are compared by their ratio."""
+
+SURE, LITTLE, ONE_OF = "sure", "sure, but by little", "one of these"
+NO_MATTER, CANNOT_TELL, NOT_YET = "sure: it makes no difference", "cannot tell", "cannot tell yet"
+HOW_SURE = {
+    SURE: "better than each other candidate, by more than the margin; of none: no candidate is better than doing without",
+    LITTLE: "better than each other candidate, but perhaps by less than the margin",
+    ONE_OF: "these are not told apart; each of the rest is worse",
+    NO_MATTER: "no candidate is worse than the best by more than the margin",
+    CANNOT_TELL: "no candidate is told apart from the best; by how much they differ stays open",
+    NOT_YET: "a candidate has not enough runs",
+}
+"""How sure an advice is, and what each word means."""
+
+
+class Situation(Part):
+    """What somebody needs, and how the records say which candidate gives it; the fields are told in params/guide.yaml."""
+
+    id: str
+    situation: str
+    decides: str
+    question: str
+    each: list[str] = Field(min_length=1)
+    rows: dict[str, Row] = Field(min_length=1)
+    others: dict[str, Row] = Field(default_factory=dict)
+    must: Literal["", "mergeable"] = ""
+    measure: str = "score"
+    better: Literal["higher", "lower"] = "higher"
+    over: str = "all"
+    tracked: str = ""
+    epoch: int | str = "last"
+    against: list[Row] = Field(default_factory=list)
+    beside: list[Row] = Field(default_factory=list)
+    claims: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _compare_what_can_be_compared(self) -> "Situation":
+        for one in self.each:
+            self.contrast({"method": one}, {})
+        return self
+
+    def contrast(self, plus: Row, minus: Row) -> Contrast:
+        """That the first row is better than the second."""
+        measure = "score" if self.measure in (ONE_TRIAL, STORED) else self.measure
+        fields = {"over": self.over, "tracked": self.tracked, "epoch": self.epoch, "measure": measure}
+        expect = "above" if self.better == "higher" else "below"
+        return Contrast.model_validate({"plus": [plus], "minus": [minus], "expect": expect, **fields})
+
+    def claim(self, pairs: Sequence[tuple[Row, Row]]) -> Claim:
+        """That in each pair the first row is better."""
+        contrasts = [self.contrast(plus, minus) for plus, minus in pairs]
+        return Claim(id=self.id, claim=self.situation, where="", question=self.question, rule="all", contrasts=contrasts)
+
+    def candidates(self) -> dict[str, Row]:
+        """The candidates by the name that a reader sees."""
+        methods = [name for name in self.each if not self.must or getattr(METHODS[name], self.must)]
+        pairs = [(method, words) for method in methods for words in self.rows]
+        named = {", ".join(filter(None, (METHODS[m].label, words))): {"method": m, **self.rows[words]} for m, words in pairs}
+        return named | self.others
+
+
+class Guide(Part):
+    """All situations, in the order of the page, and the ids of those that the landing page opens with."""
+
+    headlines: list[str] = Field(default_factory=list)
+    situations: list[Situation] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _name_each_situation_once(self) -> "Guide":
+        ids = [one.id for one in self.situations]
+        twice = sorted({name for name in ids if ids.count(name) > 1})
+        if twice:
+            raise ValueError(f"situations: the id {twice[0]} stands twice; rename one")
+        for name in self.headlines:
+            if name not in ids:
+                raise ValueError(str(unknown("headline", name, ids)).rstrip("."))
+        return self
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A candidate as the runs have it.
+
+    Attributes:
+        name: For people.
+        value: What decides: a share, a spread, bytes.
+        behind: How far the best one is ahead of it, above zero where it is; for RATIOS the logarithm of the ratio. None for
+            the best one itself.
+    """
+
+    name: str
+    value: float
+    behind: Outcome | None = None
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether it is surely behind the best one."""
+        return self.behind is not None and self.behind.low is not None and self.behind.low > 0
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to take in a situation.
+
+    Attributes:
+        situation: The situation.
+        ranking: The candidates that have runs, the best one first.
+        waiting: Those that have not enough.
+        absent: Those that the question does not have at this scale.
+        over: How far the best one is ahead of what needs no method, by name; of ``against``, then of ``beside``.
+        instead: That of ``against`` than which the best one is no better; usually none.
+        stored: Bytes by candidate, where the records have them.
+        price: Where bytes decide: the candidate with the best score, and how far the best one here lies behind it.
+        sureness: A key of HOW_SURE.
+        scale: Of the runs.
+        num_runs: That have ended well.
+        num_planned: That it needs.
+    """
+
+    situation: Situation
+    ranking: tuple[Candidate, ...]
+    waiting: tuple[str, ...]
+    absent: tuple[str, ...]
+    over: Mapping[str, Outcome]
+    instead: str | None
+    stored: Mapping[str, float]
+    price: tuple[str, Outcome] | None
+    sureness: str
+    scale: str
+    num_runs: int
+    num_planned: int
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The best candidate and those not told apart from it."""
+        return tuple(one.name for one in self.ranking if not one.told_apart)
+
+    @property
+    def take(self) -> tuple[str, ...]:
+        """What to take: one of these."""
+        return (self.instead,) if self.instead else self.kept
+
+
+def load_guide(path: Path | None = None) -> Guide:
+    """The situations in ``params/guide.yaml``, or in another file.
+
+    Raises:
+        MmpeftError: The file is missing or holds an unknown or a wrong field.
+    """
+    return parse(Guide, read_yaml(path or params_folder() / "guide.yaml"))
+
+
+def advise(guide: Guide, ask: Callable[[str], Evidence], margin: float, *, strict: bool = True) -> list[Advice]:
+    """The advice of each situation.
+
+    Args:
+        guide: From :func:`load_guide`.
+        ask: The evidence of the question of a name.
+        margin: A difference up to this counts as none.
+        strict: False leaves out candidates that a question does not have, as at a scale with other rows.
+
+    Raises:
+        NoSuchRow: A situation names a row that its question does not have, or several at once.
+    """
+    return [_advice(one, ask(one.question), margin, strict) for one in guide.situations]
+
+
+def _advice(situation: Situation, known: Evidence, margin: float, strict: bool) -> Advice:
+    rows = situation.candidates()
+    absent = () if strict else tuple(name for name, row in rows.items() if not _there(situation, row, known))
+    rows = {name: row for name, row in rows.items() if name not in absent}
+    values = {name: found for name, row in rows.items() if (found := _value(situation, row, known)) is not None}
+    sign = 1 if situation.better == "higher" else -1
+    order = sorted(values, key=lambda name: -sign * values[name])
+    behind = _differences(situation, known, [rows[name] for name in order], margin)
+    ranking = tuple(Candidate(name, values[name], o) for name, o in zip(order, behind, strict=True))
+    waiting = tuple(name for name in rows if name not in values)
+    over = _over_the_rest(situation, known, rows[order[0]], margin, strict) if order else {}
+    choices = {METHODS[row["method"]].label for row in situation.against}
+    beaten = [name for name, outcome in over.items() if name in choices and outcome.verdict == "contradicted"]
+    num_runs, num_planned = _runs(situation, known, rows)
+    return Advice(
+        situation=situation,
+        ranking=ranking,
+        waiting=waiting,
+        absent=absent,
+        over=over,
+        instead=beaten[0] if beaten and not waiting else None,
+        stored={name: found for name, row in rows.items() if (found := _bytes(situation, row, known)) is not None},
+        price=_price(situation, known, order[0], margin, strict) if order and situation.measure == STORED else None,
+        sureness=SURE if beaten and not waiting else _sureness(ranking, waiting, margin),
+        scale=known.results.question.scale,
+        num_runs=num_runs,
+        num_planned=num_planned,
+    )
+
+
+def _price(situation: Situation, known: Evidence, name: str, margin: float, strict: bool) -> tuple[str, Outcome] | None:
+    """Which candidate has the best score, and how far the one of that name lies behind it."""
+    by_score = _advice(situation.model_copy(update={"measure": "score", "better": "higher"}), known, margin, strict)
+    mine = next((one for one in by_score.ranking if one.name == name), None)
+    return (by_score.ranking[0].name, mine.behind) if mine and mine.behind else None
+
+
+def _sureness(ranking: Sequence[Candidate], waiting: Sequence[str], margin: float) -> str:
+    if waiting or len(ranking) < 2:
+        return NOT_YET
+    others = [one.behind for one in ranking if one.behind]
+    lows = [math.nan if outcome.low is None else outcome.low for outcome in others]
+    highs = [math.nan if outcome.high is None else outcome.high for outcome in others]
+    apart = sum(one.told_apart for one in ranking)
+    if apart == len(others):
+        return SURE if min(lows) > margin else LITTLE
+    if all(-margin <= low and high <= margin for low, high in zip(lows, highs, strict=True)):
+        return NO_MATTER
+    return ONE_OF if apart else CANNOT_TELL
+
+
+def _there(situation: Situation, row: Row, known: Evidence) -> bool:
+    """Whether the question has the row."""
+    if situation.measure == ONE_TRIAL:
+        return row["method"] in known.results.question.learning_rate_grid
+    try:
+        return bool(chosen(situation.claim([(row, row)]), known.results, row))
+    except NoSuchRow:
+        return False
+
+
+def _over_the_rest(situation: Situation, known: Evidence, best: Row, margin: float, strict: bool) -> dict[str, Outcome]:
+    """The best candidate over what needs no method of ours, where that has runs."""
+    rows = [row for row in (*situation.against, *situation.beside) if strict or _there(situation, row, known)]
+    if not rows:
+        return {}
+    outcomes = judge_one(situation.claim([(best, row) for row in rows]), known, margin).outcomes
+    known_ones = [(row, outcome) for row, outcome in zip(rows, outcomes, strict=True) if outcome.mean is not None]
+    return {METHODS[row["method"]].label: _ahead(situation, outcome) for row, outcome in known_ones}
+
+
+def _ahead(situation: Situation, outcome: Outcome) -> Outcome:
+    """The outcome with its sign turned such that above zero is better."""
+    if situation.better == "higher" or outcome.mean is None or outcome.low is None or outcome.high is None:
+        return outcome
+    return Outcome(outcome.name, outcome.verdict, -outcome.mean, -outcome.high, -outcome.low)
+
+
+# --------------------------------------------------------------------------------------------------
+# What decides
+# --------------------------------------------------------------------------------------------------
+
+
+def _value(situation: Situation, row: Row, known: Evidence) -> float | None:
+    """What decides, of one candidate; None where runs are missing."""
+    if situation.measure == STORED:
+        return _bytes(situation, row, known)
+    if situation.measure == ONE_TRIAL:
+        draws = _trials(row, known)
+        return None if draws is None else float(draws[0])
+    return value(situation.claim([(row, row)]), row, situation.contrast(row, row), known)
+
+
+def _differences(situation: Situation, known: Evidence, rows: Sequence[Row], margin: float) -> list[Outcome | None]:
+    """How far the first row is ahead of each; nothing for itself."""
+    best, others = rows[:1], rows[1:]
+    if not others:
+        return [None for _ in best]
+    if situation.measure not in (ONE_TRIAL, STORED):
+        judged = judge_one(situation.claim([(best[0], row) for row in others]), known, margin)
+        return [None, *(_ahead(situation, outcome) for outcome in judged.outcomes)]
+    compare = _cheaper if situation.measure == STORED else _more_from_one_trial
+    return [None, *(compare(situation, known, best[0], row, 1 - ERROR_RATE / len(others)) for row in others)]
+
+
+def _cheaper(situation: Situation, known: Evidence, best: Row, row: Row, level: float) -> Outcome:
+    """The logarithm of how many times as many bytes another row needs: counted, so without an interval."""
+    mine, other = (_bytes(situation, one, known) for one in (best, row))
+    ratio = math.log(other / mine) if mine and other else 0.0
+    return Outcome(STORED, "supported" if ratio > 0 else "contradicted", ratio, ratio, ratio)
+
+
+def _bytes(situation: Situation, row: Row, known: Evidence) -> float | None:
+    """The size of the file that a run of the row leaves; None without a run."""
+    runs = known.results.runs
+    if situation.measure == ONE_TRIAL or STORED not in runs:
+        return None
+    ids = [run.run_id for v in chosen(situation.claim([(row, row)]), known.results, row) for run in known.results.variants[v]]
+    found = runs.loc[runs["run_id"].isin(ids), STORED].dropna()
+    return float(found.median()) if len(found) else None
+
+
+def _more_from_one_trial(situation: Situation, known: Evidence, best: Row, row: Row, level: float) -> Outcome:
+    mine, other = _trials(best, known), _trials(row, known)
+    assert mine is not None and other is not None, "only rows with a value are compared"
+    low, high = np.quantile(mine[1:] - other[1:], [(1 - level) / 2, (1 + level) / 2])
+    verdict: Any = "supported" if low > 0 else "undecided"
+    return Outcome(ONE_TRIAL, verdict, float(mine[0] - other[0]), float(low), float(high))
+
+
+def _trials(row: Row, known: Evidence) -> tuning.Floats | None:
+    """What one rate of the method's grid can be expected to score, then the same under redrawn pictures; whole grids only."""
+    found, label = tuning.sweep(known.results), METHODS[row["method"]].label
+    if found is None or found.trials_of(label).sum() < len(known.results.question.learning_rate_grid.get(row["method"], ())):
+        return None
+    trials = found.trials_of(label)
+    return np.append(tuning.expected_best(found.mean[trials], 1), tuning.expected_best(found.draws[:, trials], 1))
+
+
+def _runs(situation: Situation, known: Evidence, rows: Mapping[str, Row]) -> tuple[int, int]:
+    """How many runs the advice rests on, and how many it needs."""
+    given = [*rows.values(), *(row for row in (*situation.against, *situation.beside) if _there(situation, row, known))]
+    if not given:
+        return 0, 0
+    if situation.measure == ONE_TRIAL:
+        names = {row["method"] for row in given}
+        ids = {run.run_id for run in known.results.planned if run.spec.method.name in names}
+        runs = known.results.runs
+        return int((runs["run_id"].isin(ids) & (runs["status"] == "ok")).sum()), len(ids)
+    finished, num_planned = runs_behind(situation.claim([(row, row) for row in given]), known.results)
+    return len(finished), num_planned
