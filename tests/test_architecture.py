@@ -16,8 +16,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LARGEST = 450
 
 STUDY = (
-    *("comparison", "report", "differences", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread"),
-    *("paper_sweeps",),
+    *("comparison", "report", "differences", "beyond", "paper", "curves", "curve_report", "tuning", "factors", "locations"),
+    *("spread", "paper_sweeps"),
     *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album"),
 )
