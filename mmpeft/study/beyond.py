@@ -14,7 +14,8 @@ import numpy as np
 from mmpeft.decide import verdicts
 from mmpeft.methods import METHODS
 from mmpeft.stats import Estimate, Floats, hierarchical_bootstrap
-from mmpeft.study.comparison import NUM_DRAWS, Results, Variant, estimate, find, gain
+from mmpeft.study import comparison
+from mmpeft.study.comparison import Results, Variant, estimate, find, gain
 from mmpeft.study.differences import STAR, Cells, below, framed
 from mmpeft.study.report import DASH, Prose, Table, cell, listed, percent, row_name
 from mmpeft.summaries import (
@@ -36,7 +37,10 @@ LEAST_GAIN = 0.02
 """A task counts only if full fine-tuning gains more: a normalized score is known as badly as one over the gain, and two
 points are also the margin below which the claims ledger calls a difference none."""
 
-THRESHOLDS = np.linspace(-0.25, 1.25, 61)
+FEW_PAIRS = 3
+"""So many pairs of rows that change places or fewer are named."""
+
+THRESHOLDS = np.linspace(-0.5, 1.75, 91)
 
 
 def ends(results: Results) -> tuple[Variant, Variant] | None:
@@ -83,7 +87,7 @@ def normalized(results: Results, row: Variant) -> Estimate | None:
     found = way(results, row)
     if found is None or not found.scores:
         return None
-    return hierarchical_bootstrap(found.scores, np.random.default_rng(0), num_draws=NUM_DRAWS)
+    return hierarchical_bootstrap(found.scores, np.random.default_rng(0), num_draws=comparison.NUM_DRAWS)
 
 
 def normalized_table(results: Results) -> Table:
@@ -99,11 +103,9 @@ def normalized_table(results: Results) -> Table:
     if found is None:
         return table
     columns = [TASKS[task].column for task in found.left_out]
-    text = (
-        f"Left out of the second column: {listed(columns)}, where full fine-tuning gains no more than"
-        if columns
-        else ("No task is left out of the second column: everywhere full fine-tuning gains more than")
-    )
+    text = "No task is left out of the second column: everywhere full fine-tuning gains more than"
+    if columns:
+        text = f"Left out of the second column: {listed(columns)}, where full fine-tuning gains no more than"
     return below(table, f"{text} {percent(LEAST_GAIN, 0)} points over the base.")
 
 
@@ -120,13 +122,12 @@ def normalized_order(results: Results) -> Prose:
     best = [max(known, key=lambda row: known[row][which]) for which in (0, 1)]
     text = f"With normalized scores the order of the {len(known)} rows is the same as with raw averages."
     if turned:
-        pairs = math.comb(len(known), 2)
         sure = verdicts({pair: gain(results, *pair, GROUP) for pair in turned}, 0.0)
         clear = sum(side in ("higher", "lower") for side in sure.values())
-        text = (
-            f"With normalized scores the order is another than with raw averages: {len(turned)} of {pairs} pairs of rows change "
-        )
-        text += f"places, of which {clear} {'was' if clear == 1 else 'were'} told apart by their raw averages."
+        text = "With normalized scores the order is another than with raw averages: "
+        text += f"of {math.comb(len(known), 2)} pairs of rows {len(turned)} change{'s' if len(turned) == 1 else ''} places"
+        text += f" ({'; '.join(f'{a} and {b}' for a, b in turned)})" if len(turned) <= FEW_PAIRS else ""
+        text += f", of which {clear} {'was' if clear == 1 else 'were'} told apart by their raw averages."
     if best[0] == best[1]:
         return Prose(f"{text} The highest row is {best[0]} either way.")
     return Prose(f"{text} The highest row is {best[0]} by raw and {best[1]} by normalized averages.")
@@ -220,18 +221,31 @@ def profile(results: Results, row: Variant) -> Profile | None:
 # --------------------------------------------------------------------------------------------------
 
 
+SOURCES = ("seed", "item", "left")
+
+
+def _squares(matrix: Floats) -> dict[str, float]:
+    """The squared standard error of the mean of (S, I) scores from each of SOURCES; below zero if nothing was found."""
+    seeds, items = matrix.shape
+    parts = variance_components(matrix)
+    return {name: parts[name].variance / times for name, times in zip(SOURCES, (seeds, items, seeds * items), strict=True)}
+
+
 def seeds_and_items(results: Results, group: str = GROUP) -> Prose:
-    """How much of a row's interval is from seeds and how much from items, on the average of the rows of a group."""
+    """How much of a row's interval is from seeds and how much from items, on the average of the rows of a group.
+
+    Components are averaged over rows and tasks before one below zero is taken for zero: what chance pushes below zero in
+    one place it pushes up in another.
+    """
     found: list[dict[str, float]] = []
-    for row, scores in results.scores.items():
+    for row in rows(results):
+        scores = results.scores[row]
         tasks = [scores[task].scores for task in results.tasks(group) if task in scores and len(scores[task].scores) > 1]
-        if tasks and row in rows(results):
-            parts = [variance_components(matrix) for matrix in tasks]
-            errors = {name: [part[name].standard_error for part in parts] for name in ("seed", "item", "left")}
-            found.append({name: math.hypot(*values) / len(tasks) for name, values in errors.items()})
+        if tasks:
+            found.append({name: sum(_squares(matrix)[name] for matrix in tasks) / len(tasks) ** 2 for name in SOURCES})
     if not found:
         return Prose("How much of the intervals is from seeds is not known yet: no row has two seeds.")
-    squares = {name: float(np.mean([errors[name] ** 2 for errors in found])) for name in ("seed", "item", "left")}
+    squares = {name: max(0.0, float(np.mean([each[name] for each in found]))) for name in SOURCES}
     total: Any = sum(squares.values()) or math.nan
     shares = {name: value / total for name, value in squares.items()}
     points = {name: percent(math.sqrt(value), 2) for name, value in squares.items()}

@@ -113,13 +113,13 @@ def control(results: Results, label: str, group: str) -> Prose:
         "equal": f"So the method adds less than {percent(margin(), 0)} points of its own.",
         "undecided": "So the score may be the connector's alone.",
     }[found[label, names[3]]]
-    said = {
-        "higher": "more",
-        "lower": "less",
-        "equal": f"as much, within {percent(margin(), 0)} points,",
-        "undecided": "neither more nor less, as far as these runs can see,",
+    brings = {
+        "higher": f"more beside {label} than it does alone",
+        "lower": f"less beside {label} than it does alone",
+        "equal": f"as much beside {label} as it does alone, within {percent(margin(), 0)} points",
+        "undecided": f"neither more nor less beside {label} than it does alone, as far as these runs can see",
     }[found[label, names[2]]]
-    return Prose(f"{text} The connector brings {said} beside {label} than it does alone ({with_interval(more, sign=True)}).")
+    return Prose(f"{text} The connector brings {brings} ({with_interval(more, sign=True)}).")
 
 
 def _relative(results: Results, label: str, group: str) -> str:

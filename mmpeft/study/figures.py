@@ -185,9 +185,9 @@ def plot_profiles(results: Results) -> Picture:
             mark = shown.setdefault(row.label, MARKS[len(shown) % len(MARKS)])
             color, xs = OF_LABEL[row.label], 100 * found.thresholds
             panel.fill_between(xs, 100 * found.low, 100 * found.high, color=color, alpha=0.12, linewidth=0)
-            place = slice(list(MARKS).index(mark), None, 8)  # marks of lines that run together stand beside each other
+            falls = np.flatnonzero((found.share > 0) & (found.share < 1))[MARKS.index(mark) % 3 :: 3]  # level, lines run together
             panel.plot(xs, 100 * found.share, color=color, linewidth=2)
-            panel.plot(xs[place], 100 * found.share[place], mark, color=color, markersize=7, markerfacecolor="white")
+            panel.plot(xs[falls], 100 * found.share[falls], mark, color=color, markersize=7, markerfacecolor="white")
         for end in (0, 100):
             panel.axvline(end, color=COLORS["zero-shot"], linestyle="--", linewidth=1.2, zorder=0)
         panel.set_title(f"connector {connector}")
