@@ -263,10 +263,9 @@ def seed_sd(scores: ArrayLike) -> float:
 
 
 def sd_interval(scores: ArrayLike, *, level: float = 0.95) -> Interval:
-    """The SD between seeds with the jackknife interval of its logarithm; nan without spread. For the rest see :func:`sd_ratio`."""
+    """The SD between seeds with the jackknife interval of its logarithm; nan without spread. See :func:`sd_ratio`."""
     values, center, variance, freedom = _log_sd(scores, level)
-    half = float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance)
-    return _around(seed_sd(values), center, half)
+    return _around(seed_sd(values), center, float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance))
 
 
 def sd_ratio(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interval:
@@ -274,8 +273,8 @@ def sd_ratio(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interval:
 
     Each seed is left out once, and what that does to log SD says how well it is known (Tukey's pseudo-values); two sides
     make a t interval with Satterthwaite's degrees of freedom. Simulated for normal, uniform, Laplace, t(3), gamma and
-    exponential scores and for one wild run in ten, a 95 % interval covers in 89 to 97 % with five and ten seeds, the F interval,
-    exact for normal scores, in 75 to 99 %. Two seeds can leave none out: their interval is from 0 to infinity.
+    exponential scores and for one wild run in ten, a 95 % interval covers in 89 to 97 % with five and ten seeds; the F
+    interval, exact for normal scores, in 75 to 99 %. Two seeds can leave none out: their interval is from 0 to infinity.
 
     Args:
         a: (S,) scores of one variant's seeds.

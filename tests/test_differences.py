@@ -46,7 +46,7 @@ def test_the_star_is_holms_over_all_cells_of_the_table() -> None:
     family = [0.05, 0.023, 0.0, -0.022]  # p: below .0001, .021, 1, .028
     shown = {f"row {i}": {"points": estimate(mean), "size": "r 4"} for i, mean in enumerate(family)}
     table = differences.compared({row: {"points": 0.0} for row in shown}, shown, "nothing", results)
-    assert table.html.count("<b>*</b>") == 2 and "+5.0<small>+3.0 to +7.0</small><b>*</b>" in table.html
+    assert table.html.count("<b>*</b>") == 2 and "+5.0<b>*</b><small>+3.0 to +7.0</small>" in table.html
     assert "Holm's correction for the 4 differences of this table: 1 of the 3 whose own interval excludes it" in table.html
     needed = 100 * decide.minimum_detectable_difference(0.01, 1, degrees_of_freedom=math.inf)
     assert f"looked at alone: {needed:.1f} points" in table.html and "<td>r 4</td>" in table.html

@@ -16,7 +16,7 @@ from mmpeft.methods import METHODS
 from mmpeft.stats import Estimate, Floats, hierarchical_bootstrap
 from mmpeft.study import comparison
 from mmpeft.study.comparison import Results, Variant, estimate, find, gain
-from mmpeft.study.differences import STAR, Cells, below, framed
+from mmpeft.study.differences import STAR, Cells, below, framed, marked
 from mmpeft.study.report import DASH, Prose, Table, cell, listed, percent, row_name
 from mmpeft.summaries import (
     Interval,
@@ -194,7 +194,7 @@ def better_table(results: Results, connector: str = "tuned") -> Table:
     numbers: Cells = {names[a]: {names[b]: _value(better(results, a, b)) if a != b else None for b in found} for a in found}
     shown: Cells = {
         names[a]: {
-            names[b]: _cell(better(results, a, b)) + (STAR if {(a, b), (b, a)} & sure else "") if a != b else "" for b in found
+            names[b]: marked(_cell(better(results, a, b)), STAR if {(a, b), (b, a)} & sure else "") if a != b else "" for b in found
         }
         for a in found
     }

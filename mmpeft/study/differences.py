@@ -51,7 +51,7 @@ def compared(
     family = {(row, column): e for row, cells in shown.items() for column, e in cells.items() if is_difference(e)}
     starred = stars(family)
     page = {
-        row: {column: cell(e, sign=True) + starred[row, column] if (row, column) in family else e for column, e in cells.items()}
+        row: {c: marked(cell(e, sign=True), starred[row, c]) if (row, c) in family else e for c, e in cells.items()}
         for row, cells in shown.items()
     }
     return below(framed(rows, page, nothing, results), *notes(family.values()))
@@ -66,6 +66,11 @@ def stars(family: Mapping[Any, Estimate | None]) -> dict[Any, str]:
     """A star for each difference that is told apart from zero after Holm's correction for all of them, else nothing."""
     sure = verdicts(family, 0.0)
     return {name: STAR if found in ("higher", "lower") else "" for name, found in sure.items()}
+
+
+def marked(text: str, star: str) -> str:
+    """A cell's text with the star behind its number, before the interval below it."""
+    return text.replace("<small>", f"{star}<small>", 1)
 
 
 def notes(differences: Iterable[Estimate | None]) -> list[str]:

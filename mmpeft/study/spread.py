@@ -20,7 +20,7 @@ from mmpeft.records import Store
 from mmpeft.stats import Estimate, TaskScores
 from mmpeft.study.comparison import Results, Variant, detectable
 from mmpeft.study.curves import LEVEL, spec_of
-from mmpeft.study.differences import Cells, below, framed, holm_note, stars
+from mmpeft.study.differences import Cells, below, framed, holm_note, marked, stars
 from mmpeft.study.report import DASH, Prose, Table, listed, percent
 from mmpeft.summaries import Interval, agreement, log_sd_ratio, sd_interval, sd_ratio, seed_sd, variance_components
 from mmpeft.tasks import TASKS
@@ -160,7 +160,7 @@ def _ratios(results: Results, pairs: Mapping[str, tuple[Setting, Setting]], noth
     shown: Cells = {row: {} for row in pairs}
     for (row, task), each in found.items():
         rows[row][_column(task)] = each.interval.value if each else None
-        shown[row][_column(task)] = _spread_cell(each.interval if each else None) + starred[row, task]
+        shown[row][_column(task)] = marked(_spread_cell(each.interval if each else None), starred[row, task])
     known = [e for e in family.values() if e]
     told = holm_note(known, "one", "ratios")
     needed = [math.exp(detectable(e)) for e in known if 0 < e.standard_error < math.inf]

@@ -178,7 +178,11 @@ def ruled(rule: str, verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def weighed(expect: str, low: float, high: float, margin: float) -> Verdict:
-    """The verdict on one contrast from its interval."""
+    """The verdict on one contrast from its interval.
+
+    Near asks that whole interval, of 95 % or more, to lie within the margin: params/claims.yaml says so, and was written
+    first. The pages' «equal» (decide.verdict) asks 90 %, two one-sided tests at 5 %, so that what is near is equal as well.
+    """
     if expect == "below":
         return weighed("above", -high, -low, margin)
     small = -margin <= low and high <= margin
