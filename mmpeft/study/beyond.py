@@ -192,11 +192,9 @@ def better_table(results: Results, connector: str = "tuned") -> Table:
     pairs = {(a, b): gain(results, a, b, GROUP) for a, b in combinations(found, 2)}
     sure = {pair for pair, side in verdicts(pairs, 0.0).items() if side in ("higher", "lower")}
     numbers: Cells = {names[a]: {names[b]: _value(better(results, a, b)) if a != b else None for b in found} for a in found}
+    star = {(a, b): STAR if {(a, b), (b, a)} & sure else "" for a in found for b in found}
     shown: Cells = {
-        names[a]: {
-            names[b]: marked(_cell(better(results, a, b)), STAR if {(a, b), (b, a)} & sure else "") if a != b else "" for b in found
-        }
-        for a in found
+        names[a]: {names[b]: marked(_cell(better(results, a, b)), star[a, b]) if a != b else "" for b in found} for a in found
     }
     table = framed(numbers, shown, "The plan has no such rows.", results)
     if not pairs:
