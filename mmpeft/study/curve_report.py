@@ -225,7 +225,8 @@ def crossings_table(results: Results, arms: Arms) -> Table:
             key = (f"{found.first} before, {b if found.first == a else a} behind", group, arm)
             rows[key] = {"x": found.x, "low": found.low, "high": found.high}
             shown[key] = {"crosses at": f"{found.x:,.0f}", "interval": _interval(results, arms, found)}
-    return framed(rows, shown, "No two lines cross between the smallest and the largest number, as far as there are runs.")
+    nothing = "No two lines cross between the smallest and the largest number, as far as there are runs."
+    return framed(rows, shown, nothing, results)
 
 
 def crossings(results: Results, arms: Arms) -> Prose:
