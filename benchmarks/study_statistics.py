@@ -73,7 +73,7 @@ def parts_of_a_study(rng: np.random.Generator) -> Iterator[tuple[str, int, Calla
     yield "performance_profile, 101 points", rows, lambda: summaries.performance_profile(runs, np.linspace(0, 1, 101), draw())
     yield "variance_components, 3 × 10 seeds", cells // 4, lambda: summaries.variance_components(cube)
     yield "agreement, 10 seeds", cells // 4, lambda: summaries.agreement(cube[0])
-    yield "sd_ratio_bootstrap", cells // 4, lambda: summaries.sd_ratio_bootstrap(runs["task-0"], others["task-0"], draw())
+    yield "sd_ratio", cells // 4, lambda: summaries.sd_ratio(runs["task-0"], others["task-0"])
 
 
 def main() -> None:

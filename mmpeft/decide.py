@@ -3,6 +3,7 @@
     p_value(estimate)               how often so large a value comes from chance alone
     holm(p_values)                  the same, corrected for how many comparisons were made
     verdict(estimate, margin)       higher, lower, equal or undecided
+    verdicts(estimates, margin)     the same for the differences of one table, of which none may be called higher by chance
     minimum_detectable_difference   the smallest true difference that runs like these would find
 
 All of it rests on the t statistic of an :class:`~mmpeft.stats.Estimate`: its mean over its standard error, with its
@@ -10,8 +11,9 @@ degrees of freedom.
 """
 
 import math
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,6 +23,10 @@ from mmpeft.errors import MmpeftError
 from mmpeft.stats import Estimate, Floats
 
 Verdict = Literal["higher", "lower", "equal", "undecided"]
+K = TypeVar("K")
+
+ERROR_RATE = 0.05
+"""How often a family of comparisons may hold one that is called a difference by chance alone."""
 
 
 def p_value(estimate: Estimate, null: float = 0.0) -> float:
@@ -69,7 +75,9 @@ def verdict(estimate: Estimate, margin: float) -> Verdict:
     """What a difference comes to, where differences up to ``margin`` are called none in practice.
 
     - ``equal``: its 90 % t interval lies inside ±margin, which is two one-sided tests at 5 % each. This is asked
-      first: a difference that is surely there, and surely too small to matter, is equal.
+      first: a difference that is surely there, and surely too small to matter, is equal. (The claims ledger asks its own
+      95 % interval, or a wider one, for what it calls near: its rules were written down before any run, and it is the
+      stricter of the two. What is near there is equal here.)
     - ``higher``, ``lower``: not equal, and the estimate's own 95 % interval lies above or below zero. By how much
       is not said: such a difference may still be smaller than the margin.
     - ``undecided``: neither. The runs allow for a difference that matters and for none; so does any nan.
@@ -93,6 +101,24 @@ def verdict(estimate: Estimate, margin: float) -> Verdict:
     if estimate.low > 0:
         return "higher"
     return "lower" if estimate.high < 0 else "undecided"
+
+
+def verdicts(estimates: Mapping[K, Estimate | None], margin: float) -> dict[K, Verdict]:
+    """What each of a family of differences comes to: as :func:`verdict` has it, but higher or lower only after Holm.
+
+    A difference whose p-value exceeds ERROR_RATE once corrected for all of the family is ``undecided``, as is one that is
+    not known. ``equal`` is said of each by itself.
+
+    Args:
+        estimates: The differences, for example all those of a table.
+        margin: As for :func:`verdict`.
+    """
+    adjusted = holm([math.nan if e is None else p_value(e) for e in estimates.values()])
+    found: dict[K, Verdict] = {}
+    for (name, e), p in zip(estimates.items(), adjusted, strict=True):
+        alone = "undecided" if e is None else verdict(e, margin)
+        found[name] = "undecided" if alone in ("higher", "lower") and p > ERROR_RATE else alone
+    return found
 
 
 def t_interval(estimate: Estimate, level: float) -> tuple[float, float]:

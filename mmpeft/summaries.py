@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from mmpeft.errors import MmpeftError
-from mmpeft.stats import Floats, Scores, TaskScores, difference
+from mmpeft.stats import Estimate, Floats, Scores, TaskScores, difference
 
 RunScores = Mapping[str, ArrayLike]
 """For each task, (S,): one score a run."""
@@ -262,12 +262,19 @@ def seed_sd(scores: ArrayLike) -> float:
     return float(means.std(ddof=1)) if len(means) > 1 else math.nan
 
 
-def sd_ratio(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interval:
-    """The seed SD of ``a`` over that of ``b``, with the interval that holds for normal scores.
+def sd_interval(scores: ArrayLike, *, level: float = 0.95) -> Interval:
+    """The SD between seeds with the jackknife interval of its logarithm; nan without spread. See :func:`sd_ratio`."""
+    values, center, variance, freedom = _log_sd(scores, level)
+    return _around(seed_sd(values), center, float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance))
 
-    The squared ratio over the true one has an F distribution. Exact if runs are independent and normal; simulated with
-    heavier or skewed tails a 95 % interval covers in 73 to 88 % only, and more seeds do not help:
-    :func:`sd_ratio_bootstrap` is there for that. nan if either does not vary.
+
+def sd_ratio(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interval:
+    """The seed SD of ``a`` over that of ``b``, with the jackknife interval of its logarithm; nan if either does not vary.
+
+    Each seed is left out once, and what that does to log SD says how well it is known (Tukey's pseudo-values); two sides
+    make a t interval with Satterthwaite's degrees of freedom. Simulated for normal, uniform, Laplace, t(3), gamma and
+    exponential scores and for one wild run in ten, a 95 % interval covers in 89 to 97 % with five and ten seeds; the F
+    interval, exact for normal scores, in 75 to 99 %. Two seeds can leave none out: their interval is from 0 to infinity.
 
     Args:
         a: (S,) scores of one variant's seeds.
@@ -276,36 +283,46 @@ def sd_ratio(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Interval:
 
     Raises:
         MmpeftError: Fewer than two seeds on a side, or a level outside (0, 1).
+
+    Source: Miller 1968, Jackknifing variances, doi:10.1214/aoms/1177698418.
     """
-    ratio, x, y = _ratio(a, b, level)
-    wide, narrow = stats.f.ppf([(1 + level) / 2, (1 - level) / 2], len(x) - 1, len(y) - 1)
-    return Interval(ratio, float(ratio / math.sqrt(wide)), float(ratio / math.sqrt(narrow)))
+    (x, *_), (y, *_) = (_log_sd(side, level) for side in (a, b))
+    ratio = seed_sd(x) / seed_sd(y) if seed_sd(y) > 0 else math.nan
+    e = log_sd_ratio(a, b, level=level)
+    return _around(ratio, e.mean, e.high - e.mean)
 
 
-def sd_ratio_bootstrap(
-    a: ArrayLike, b: ArrayLike, rng: np.random.Generator, *, num_draws: int = 4000, level: float = 0.95
-) -> Interval:
-    """The seed SD of ``a`` over that of ``b``, with a percentile interval of redrawn seeds.
-
-    Simulated for normal, uniform, Laplace, t(3) and exponential scores, a 95 % interval covers in 89 to 99 % with
-    five, ten and twenty seeds. Arguments and errors are those of :func:`sd_ratio`.
-    """
-    ratio, x, y = _ratio(a, b, level)
-    if math.isnan(ratio):
-        return Interval(ratio, ratio, ratio)
-    above, below = (side[rng.integers(len(side), size=(num_draws, len(side)))].std(axis=1, ddof=1) for side in (x, y))
-    known = (above > 0) | (below > 0)  # a draw of one seed alone says nothing about its own side
-    draws = np.divide(above[known], below[known], out=np.full(known.sum(), math.inf), where=below[known] > 0)
-    ends = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
-    return Interval(ratio, *map(float, ends))
+def log_sd_ratio(a: ArrayLike, b: ArrayLike, *, level: float = 0.95) -> Estimate:
+    """The logarithm of :func:`sd_ratio` as an estimate to test; its standard error is infinite where nothing is known."""
+    (x, above, of_above, freedom_above), (y, below, of_below, freedom_below) = (_log_sd(side, level) for side in (a, b))
+    variance = of_above + of_below
+    squares = of_above**2 / freedom_above + of_below**2 / freedom_below
+    freedom = variance**2 / squares if 0 < squares < math.inf else 1.0
+    half = float(stats.t.ppf((1 + level) / 2, freedom)) * math.sqrt(variance)
+    mean = above - below
+    return Estimate(mean, mean - half, mean + half, math.sqrt(variance), freedom, min(len(x), len(y)))
 
 
-def _ratio(a: ArrayLike, b: ArrayLike, level: float) -> tuple[float, Floats, Floats]:
-    x, y = (np.asarray(side, dtype=float).ravel() for side in (a, b))
-    if min(len(x), len(y)) < 2 or not 0 < level < 1:
-        raise MmpeftError(f"a, b, level: two seeds on each side and a coverage in (0, 1); got {len(x)}, {len(y)}, {level}.")
-    above, below = seed_sd(x), seed_sd(y)
-    return (above / below if above > 0 and below > 0 else math.nan), x, y
+def _log_sd(scores: ArrayLike, level: float) -> tuple[Floats, float, float, float]:
+    """The scores; mean of the pseudo-values of their log SD, its variance (infinite if not known), degrees of freedom."""
+    values = np.asarray(scores, dtype=float).ravel()
+    number = len(values)
+    if number < 2 or not 0 < level < 1:
+        raise MmpeftError(f"scores, level: two seeds at least and a coverage in (0, 1); got {number} and {level}.")
+    without = np.array([np.delete(values, i).std(ddof=1) for i in range(number)]) if number > 2 else np.zeros(1)
+    if not (without > 0).all():
+        return values, 0.0, math.inf, 1.0
+    pseudo = number * math.log(seed_sd(values)) - (number - 1) * np.log(without)
+    return values, float(pseudo.mean()), float(pseudo.var(ddof=1)) / number, number - 1.0
+
+
+def _around(value: float, center: float, half: float) -> Interval:
+    """The value with the ends of an interval that was made for its logarithm."""
+    if math.isnan(value) or value == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    if math.isinf(half):
+        return Interval(value, 0.0, math.inf)
+    return Interval(value, math.exp(center - half), math.exp(min(center + half, 700.0)))
 
 
 class Component(NamedTuple):

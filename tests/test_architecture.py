@@ -16,8 +16,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LARGEST = 450
 
 STUDY = (
-    *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
-    *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger", "guide", "guide_report"),
+    *("comparison", "report", "differences", "beyond", "paper", "curves", "curve_report", "tuning", "factors", "locations"),
+    *("spread", "paper_sweeps", "tracks", "track_report", "faith_report", "flops", "efficiency"),
+    *("claims", "verdicts", "ledger", "guide", "guide_report"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "answers"),
 )
 """The modules right of the records, in their order."""

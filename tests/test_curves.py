@@ -85,7 +85,7 @@ def test_a_slope_is_what_a_doubling_does(capacity: Results) -> None:
 def test_a_slope_without_an_effect_is_called_none() -> None:
     results = results_of(asked("capacity", columns=["OKVQA"], seeds=[0, 1, 2]), lambda spec: 0.5, noise=0.3)
     said = curve_report.trend(results, curves.lines(results, curves.method_parameters), "seen")
-    assert "goes neither way" in said and "not known yet" in curve_report.trend(results, [], "seen")
+    assert "a slope not told apart from zero" in said and "not known yet" in curve_report.trend(results, [], "seen")
 
 
 def test_the_smallest_size_that_is_enough_depends_on_what_size_brings(capacity: Results) -> None:

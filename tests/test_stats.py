@@ -304,3 +304,60 @@ def test_variants_that_cannot_be_paired_are_refused():
         stats.difference(one, {"t": task_of([[1, 2]], seeds=[7])})
     with pytest.raises(MmpeftError, match="has one run, this one has 2"):
         stats.difference(one, one, untrained_baseline=True)
+
+
+# --------------------------------------------------------------------------------------------------
+# Draws of the training set
+# --------------------------------------------------------------------------------------------------
+
+
+def on_draws(rng, *, draw_sd, seed_sd, run_sd, num_draws=2, num_seeds=3, num_pictures=40):
+    """Runs on several draws of the training set, all with the same seeds; the true score is 0."""
+    of_runs = rng.normal(0, draw_sd, (num_draws, 1)) + rng.normal(0, seed_sd, num_seeds)
+    of_runs = of_runs + rng.normal(0, run_sd, (num_draws, num_seeds))
+    of_items = rng.normal(0, 1, num_pictures)
+    draws = [task_of(runs[:, None] + of_items + rng.normal(0, 1, (num_seeds, num_pictures))) for runs in of_runs]
+    return draws, stats.pool(list(enumerate(draws)))
+
+
+def test_pooled_draws_keep_the_seeds_that_all_have():
+    a, b = task_of(np.arange(6).reshape(3, 2), seeds=[0, 1, 2]), task_of(np.arange(6).reshape(3, 2) + 10, seeds=[2, 0, 3])
+    found = stats.pool([("x", a), ("y", b)])
+    assert found.seeds.tolist() == ["x/0", "x/2", "y/0", "y/2"] and found.draws.tolist() == ["x", "x", "y", "y"]
+    assert found.scores.tolist() == [[0, 1], [4, 5], [12, 13], [10, 11]]
+    lone = stats.pool([("x", a), ("y", task_of([[1.0, 2.0]], seeds=[0]))])
+    assert lone.seeds.tolist() == ["x/0", "x/1", "x/2"] and lone.draws is None
+    with pytest.raises(MmpeftError, match="same examples"):
+        stats.pool([("x", a), ("y", task_of(np.zeros((3, 3)), seeds=[0, 1, 2]))])
+
+
+def test_a_difference_of_draws_is_paired_by_draw_and_seed():
+    _, pooled = on_draws(np.random.default_rng(0), draw_sd=1, seed_sd=1, run_sd=1)
+    found = stats.difference({"t": pooled}, {"t": pooled})["t"]
+    assert found.draws.tolist() == ["0"] * 3 + ["1"] * 3 and not found.scores.any()
+
+
+def test_draws_and_seeds_give_the_standard_error_of_a_two_way_layout():
+    matrix = np.array([[1.0, 2.0, 6.0], [4.0, 9.0, 8.0]])
+    pictures = np.arange(6)
+    rows = [task_of(np.repeat(seeds[:, None], 6, axis=1), pictures) for seeds in matrix]
+    e = stats.hierarchical_bootstrap({"t": stats.pool(list(enumerate(rows)))}, np.random.default_rng(0), num_draws=20_000)
+    of_draws, of_seeds = matrix.mean(axis=1).var(ddof=1) / 2, matrix.mean(axis=0).var(ddof=1) / 3
+    rest = matrix - matrix.mean(axis=1)[:, None] - matrix.mean(axis=0) + matrix.mean()
+    variance = of_draws + of_seeds - (rest**2).sum() / 2 / 6
+    assert e.standard_error**2 == pytest.approx(variance, rel=0.03)
+    assert e.degrees_of_freedom == pytest.approx((of_draws + of_seeds) ** 2 / (of_draws**2 + of_seeds**2 / 2), rel=0.06)
+
+
+@pytest.mark.parametrize("draw_sd", [0.0, 0.3, 1.0])
+def test_few_draws_cover_the_mean_over_all_draws_where_runs_taken_for_independent_do_not(draw_sd):
+    rng = np.random.default_rng(1)
+    held, naive = 0, 0
+    for _ in range(200):
+        _, pooled = on_draws(rng, draw_sd=draw_sd, seed_sd=0.3, run_sd=0.1)
+        alike = stats.TaskScores(pooled.scores, pooled.seeds, pooled.examples, pooled.pictures)
+        for known, counts in ((pooled, True), (alike, False)):
+            e = stats.hierarchical_bootstrap({"t": known}, rng, num_draws=200)
+            held, naive = held + (counts and e.low <= 0 <= e.high), naive + (not counts and e.low <= 0 <= e.high)
+    assert held / 200 > 0.84
+    assert naive / 200 < held / 200 - 0.03

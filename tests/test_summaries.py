@@ -240,57 +240,57 @@ def test_seed_sd_is_the_spread_of_seed_means():
     assert math.isnan(summaries.seed_sd([[0.0, 1.0]]))
 
 
-def test_at_the_ends_of_the_ratios_interval_the_f_test_has_half_of_5_percent():
-    rng = np.random.default_rng(11)
-    a, b = rng.normal(0, 2, 10), rng.normal(0, 1, 6)
-    ratio = summaries.sd_ratio(a, b)
-    assert ratio.value == pytest.approx(a.std(ddof=1) / b.std(ddof=1))
-    assert scipy.stats.f.sf((ratio.value / ratio.low) ** 2, 9, 5) == pytest.approx(0.025)
-    assert scipy.stats.f.cdf((ratio.value / ratio.high) ** 2, 9, 5) == pytest.approx(0.025)
-    back = summaries.sd_ratio(b, a)
-    assert (back.low, back.high) == pytest.approx((1 / ratio.high, 1 / ratio.low))
+def test_the_jackknife_of_a_ratio_by_hand():
+    a, b = [0.0, 1.0, 3.0], [0.0, 2.0, 3.0, 3.5]
+    sides = []
+    for side in (a, b):
+        without = [np.log(np.std(side[:i] + side[i + 1 :], ddof=1)) for i in range(len(side))]
+        pseudo = [len(side) * np.log(np.std(side, ddof=1)) - (len(side) - 1) * each for each in without]
+        sides.append((np.mean(pseudo), np.var(pseudo, ddof=1) / len(side), len(side) - 1))
+    variance = sides[0][1] + sides[1][1]
+    freedom = variance**2 / sum(part**2 / each for _, part, each in sides)
+    half = scipy.stats.t.ppf(0.95, freedom) * math.sqrt(variance)
+    center = sides[0][0] - sides[1][0]
+    found = summaries.sd_ratio(a, b, level=0.9)
+    assert found == pytest.approx((np.std(a, ddof=1) / np.std(b, ddof=1), np.exp(center - half), np.exp(center + half)))
+    back = summaries.sd_ratio(b, a, level=0.9)
+    assert (back.low, back.high) == pytest.approx((1 / found.high, 1 / found.low))
+    one = summaries.sd_interval(a)
+    half = scipy.stats.t.ppf(0.975, 2) * math.sqrt(sides[0][1])
+    assert one == pytest.approx((np.std(a, ddof=1), np.exp(sides[0][0] - half), np.exp(sides[0][0] + half)))
 
 
-def ratio_coverage(draw, interval, num_studies):
-    held = 0
-    for _ in range(num_studies):
-        found = interval(draw(), 2 * draw())
-        held += found.low <= 0.5 <= found.high
-    return held / num_studies
+SEED_SCORES = {
+    "normal": lambda rng: rng.normal(size=10),
+    "skewed": lambda rng: -rng.gamma(4, size=10),
+    "very skewed": lambda rng: -rng.exponential(size=10),
+    "heavy tails": lambda rng: rng.standard_t(3, 10),
+    "one wild run in ten": lambda rng: np.where(rng.random(10) < 0.1, -4, 0) + rng.normal(size=10),
+}
 
 
-def test_for_normal_scores_the_ratios_interval_covers_at_its_rate():
+@pytest.mark.parametrize("name", SEED_SCORES)
+def test_the_interval_of_a_ratio_covers_where_that_for_normal_scores_does_not(name):
     rng = np.random.default_rng(12)
-    assert ratio_coverage(lambda: rng.normal(size=10), summaries.sd_ratio, 3000) == pytest.approx(0.95, abs=0.015)
-
-
-def test_for_heavy_tails_the_bootstrap_of_the_ratio_covers_where_the_f_interval_does_not():
-    rng = np.random.default_rng(13)
-    assert ratio_coverage(lambda: rng.standard_t(3, 10), summaries.sd_ratio, 1000) < 0.85
-    redrawn = ratio_coverage(
-        lambda: rng.standard_t(3, 10), lambda a, b: summaries.sd_ratio_bootstrap(a, b, rng, num_draws=400), 400
-    )
-    assert 0.86 <= redrawn <= 0.97
-
-
-def test_the_redrawn_ratio_is_distributed_as_full_enumeration_says():
-    a, b = [0.0, 1.0, 3.0], [0.0, 1.0, 1.5]
-    sds = [[np.std(draw, ddof=1) for draw in itertools.product(side, repeat=3)] for side in (a, b)]
-    pairs = itertools.product(*sds)
-    exact = [x / y if y else math.inf for x, y in pairs if x or y]
-    found = summaries.sd_ratio_bootstrap(a, b, np.random.default_rng(0), num_draws=60_000, level=0.74)
-    expected = np.quantile(exact, [0.13, 0.87], method="inverted_cdf")
-    assert (found.value, found.low, found.high) == pytest.approx((np.std(a) / np.std(b), *expected))
+    reach = math.sqrt(scipy.stats.f.ppf(0.975, 9, 9))
+    ours, if_normal = 0, 0
+    for _ in range(500):
+        found = summaries.sd_ratio(SEED_SCORES[name](rng), 2 * SEED_SCORES[name](rng))
+        ours += found.low <= 0.5 <= found.high
+        if_normal += 1 / reach <= found.value / 0.5 <= reach
+    assert 0.86 <= ours / 500 <= 0.98
+    assert ours >= if_normal - 10 or name == "normal"
 
 
 def test_seeds_that_do_not_vary_or_are_too_few_have_no_ratio():
-    rng = np.random.default_rng(0)
-    for found in (summaries.sd_ratio([1, 2], [3, 3]), summaries.sd_ratio_bootstrap([1, 1], [2, 3], rng)):
+    for found in (summaries.sd_ratio([1, 2, 4], [3, 3, 3]), summaries.sd_ratio([1, 1], [2, 3]), summaries.sd_interval([2, 2])):
         assert np.isnan(found).all()
-    with pytest.raises(MmpeftError, match="two seeds on each side"):
+    for found in (summaries.sd_ratio([1, 2], [1, 2, 4]), summaries.sd_ratio([1, 1, 2], [1, 2, 4]), summaries.sd_interval([1, 2])):
+        assert found.value > 0 and (found.low, found.high) == (0, math.inf)
+    with pytest.raises(MmpeftError, match="two seeds"):
         summaries.sd_ratio([1], [1, 2])
     with pytest.raises(MmpeftError, match="level"):
-        summaries.sd_ratio_bootstrap([1, 2], [1, 2], rng, level=95)
+        summaries.sd_ratio([1, 2], [1, 2], level=95)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def test_the_budget_grows_to_the_best_rate() -> None:
 def test_a_ranking_that_the_papers_rates_turn_is_said() -> None:
     results = hills(0.2)
     said = tuning.ranking(results)
-    assert "Between the paper's rates and the best rate of each" in said and "clear of zero" in said
+    assert "Between the paper's rates and the best rate of each" in said and "told apart from zero" in said
     order = tuning.ranking_table(results).frame
     assert order.loc["5 trials each"].tolist() == ["Full fine-tuning", "LoRA", "Adapter", "(IA)³", "Prefix", "Connector only"]
     assert order.loc["the paper's rates"].tolist()[0] == "LoRA"

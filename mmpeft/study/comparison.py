@@ -19,7 +19,7 @@ import pandas as pd
 from mmpeft.decide import minimum_detectable_difference
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
-from mmpeft.plan import Planned, Question
+from mmpeft.plan import Planned, Question, params_folder, read_yaml
 from mmpeft.records import Store
 from mmpeft.spec import RunSpec
 from mmpeft.stats import (
@@ -168,7 +168,13 @@ def estimate(results: Results, variant: Variant, what: str) -> Estimate | None:
 
 @cache
 def gain(results: Results, variant: Variant, over: Variant, what: str) -> Estimate | None:
-    """How much higher ``variant`` scores than ``over``, seed by seed and item by item; None if not comparable."""
+    """How much higher ``variant`` scores than ``over``, seed by seed and item by item; None if not comparable.
+
+    The untrained base has one run, which stands against every seed of the other, whichever of the two it is.
+    """
+    if variant.label == METHODS["zero-shot"].label and over != variant:
+        known = gain(results, over, variant, what)
+        return known.reversed if known else None
     a, b = _chosen(results, variant, what), _chosen(results, over, what)
     untrained = over.label == METHODS["zero-shot"].label
     if not a or not b or not (untrained or all(set(a[t].seeds) & set(b[t].seeds) for t in a)):
@@ -188,6 +194,12 @@ def detectable(difference: Estimate) -> float:
     """The smallest true difference that runs like these would find four times in five."""
     sd, freedom = difference.standard_error, difference.degrees_of_freedom
     return minimum_detectable_difference(sd, 1, degrees_of_freedom=freedom)
+
+
+@cache
+def margin() -> float:
+    """The largest difference that does not matter: that of the claims ledger, fixed before any run was looked at."""
+    return float(read_yaml(params_folder() / "claims.yaml")["margin"])
 
 
 def find(results: Results, label: str, connector: str | None = None) -> Variant | None:

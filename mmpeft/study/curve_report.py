@@ -1,16 +1,17 @@
 """Tables and sentences about scores along a number: sizes of methods, sizes of training sets."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import combinations, pairwise
+from collections.abc import Mapping, Sequence
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mmpeft.decide import verdicts
 from mmpeft.plan import Question
 from mmpeft.stats import Estimate
-from mmpeft.study.comparison import CONNECTOR_SAID, GROUPS, Results, detectable, variants_of
+from mmpeft.study.comparison import CONNECTOR_SAID, GROUPS, Results, variants_of
 from mmpeft.study.curves import (
     Crossing,
     Line,
@@ -26,14 +27,11 @@ from mmpeft.study.curves import (
     training_examples,
 )
 from mmpeft.study.curves import arms as arms_of
+from mmpeft.study.differences import Cells, below, compared, framed, smallest, with_leads
 from mmpeft.study.report import DASH, Prose, Table, cell, listed, percent, to_html, with_interval
 
 Arms = Mapping[str, Sequence[Line]]
 """Lines by the name of what is held the same along them."""
-
-Cells = dict[Any, dict[Any, Any]]
-"""The cells of a table: by row, then by column."""
-
 
 def data_arms(results: Results) -> dict[str, list[Line]]:
     """Score against the number of training examples, once for the same passes over them and once for the same steps."""
@@ -48,35 +46,6 @@ def name_of(line: Line) -> str:
 def groups_of(results: Results) -> list[str]:
     """Those of unseen and seen that the plan has tasks of."""
     return [group for group in GROUPS if results.tasks(group)]
-
-
-def framed(rows: Mapping[Any, Mapping[Any, Any]], shown: Mapping[Any, Mapping[Any, Any]], nothing: str) -> Table:
-    """A table of numbers with its page, rows and columns by name or by tuple of names; the sentence, if it has no row."""
-    if not rows:
-        return Table(pd.DataFrame(), f"<p>{nothing}</p>")
-    frame, page = (_table(content) for content in (rows, shown))
-    return Table(frame, to_html(page))
-
-
-def with_detectable(table: Table, differences: Iterable[Estimate | None]) -> Table:
-    """The table, and below it how small a difference its runs could have found."""
-    needed = [detectable(e) for e in differences if e and e.standard_error > 0]
-    if not needed:
-        return table
-    low, high = percent(min(needed)), percent(max(needed))
-    ends = f"{low} points" if low == high else f"{low} to {high} points, by cell"
-    told = f"<p><small>The smallest true difference that such runs would find four times in five: {ends}.</small></p>"
-    return Table(table.frame, table.html + told)
-
-
-def _table(content: Mapping[Any, Mapping[Any, Any]]) -> pd.DataFrame:
-    table = pd.DataFrame(list(content.values()), dtype=object)
-    table.index, table.columns = (_named(list(names)) for names in (content, table.columns))
-    return table
-
-
-def _named(names: Sequence[Any]) -> pd.Index:
-    return pd.MultiIndex.from_tuples(names) if names and isinstance(names[0], tuple) else pd.Index(names)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -97,32 +66,35 @@ def sizes_table(results: Results) -> Table:
         rows[key] = {"parameters": count} | {group: e.mean if e else None for group, e in found.items()}
         shown[key] = {"parameters": f"{count:,.0f}" if count else DASH}
         shown[key] |= {f"{group} average (%)": cell(e) for group, e in found.items()}
-    return framed(rows, shown, "The plan has no rows.")
+    return with_leads(framed(rows, shown, "The plan has no rows."), results)
 
 
 def slopes_table(results: Results, of: Sequence[Line]) -> Table:
     """What a doubling of the number does to each average, in points, by the slope over all points of a line."""
     rows: Cells = {}
     shown: Cells = {}
-    all_found = []
     for line in (line for line in of if len(line.points) > 2):
         found = {group: slope(results, line, group) for group in groups_of(results)}
-        all_found += list(found.values())
         rows[name_of(line)] = {(g, part): getattr(e, part, None) for g, e in found.items() for part in ("mean", "low", "high")}
         shown[name_of(line)] = {"from": f"{line.points[0].x:,.0f}", "to": f"{line.points[-1].x:,.0f}"}
-        shown[name_of(line)] |= {f"{group}, points a doubling": cell(e, sign=True) for group, e in found.items()}
-    return with_detectable(framed(rows, shown, "The plan has no line of three points."), all_found)
+        shown[name_of(line)] |= {f"{group}, points a doubling": e for group, e in found.items()}
+    return compared(rows, shown, "The plan has no line of three points.", results)
 
 
 def trend(results: Results, of: Sequence[Line], group: str, what: str = "parameters") -> Prose:
-    """For which methods the average of a group rises or falls along the number, and by how much a doubling."""
-    known = {line.label: e for line in of if (e := slope(results, line, group))}
+    """For which methods the average of a group rises or falls along the number, and by how much a doubling.
+
+    The family of slopes is that of the table: all lines, both groups.
+    """
+    family = {(line.label, g): slope(results, line, g) for line in of for g in groups_of(results)}
+    known = {line.label: e for line in of if (e := family.get((line.label, group)))}
+    sure = verdicts(family, 0.0)
     if not known:
         return Prose(f"What more {what} do on the {group} tasks is not known yet: no line has three points with records.")
     sides = {
-        "rises for": _with_numbers({label: e for label, e in known.items() if e.low > 0}),
-        "falls for": _with_numbers({label: e for label, e in known.items() if e.high < 0}),
-        "goes neither way that these runs can see for": [label for label, e in known.items() if e.low <= 0 <= e.high],
+        "rises for": _with_numbers({label: e for label, e in known.items() if sure[label, group] == "higher"}),
+        "falls for": _with_numbers({label: e for label, e in known.items() if sure[label, group] == "lower"}),
+        "has a slope not told apart from zero for": [n for n in known if sure[n, group] not in ("higher", "lower")],
     }
     parts = [f"{words} {listed(found)}" for words, found in sides.items() if found]
     return Prose(f"On the {group} tasks, with each doubling of the {what}, the average {listed(parts)}.")
@@ -173,6 +145,7 @@ def points_table(results: Results, arms: Arms, head: str) -> Table:
     """Averages at each point of each line: a row for a method and a number, a column for a group and an arm."""
     rows: Cells = {}
     shown: Cells = {}
+    leads: list[Estimate | None] = []
     points = {(name_of(line), point.x, arm): point for arm, of in arms.items() for line in of for point in line.points}
     for name in dict.fromkeys(name for name, _, _ in points):
         for x in sorted({place for line, place, _ in points if line == name}):
@@ -184,14 +157,18 @@ def points_table(results: Results, arms: Arms, head: str) -> Table:
                     e = level(results, point, group) if point else None
                     rows[key][group, arm] = e.mean if e else None
                     shown[key][f"{group} average (%)", arm] = cell(e)
-    return framed(rows, shown, "The plan has no such line.")
+    for arm, x, group in product(arms, sorted({x for _, x, _ in points}), groups_of(results)):
+        here = [point for (_, place, of), point in points.items() if (place, of) == (x, arm) and level(results, point, group)]
+        best = max(here, key=lambda point: getattr(level(results, point, group), "mean", 0.0), default=None)
+        leads += [step(results, point, best, group) for point in here if best and point != best]
+    told = [f"At each size the best method over each other one. {text}" for text in smallest(leads)]
+    return below(framed(rows, shown, "The plan has no such line.", results), *told)
 
 
 def steps_table(results: Results, arms: Arms) -> Table:
     """What each step to the next larger number brings, in points: a row for a method and an arm."""
     rows: Cells = {}
     shown: Cells = {}
-    all_found = []
     for arm, of in arms.items():
         for line in (line for line in of if len(line.points) > 1):
             key = (name_of(line), arm)
@@ -199,13 +176,12 @@ def steps_table(results: Results, arms: Arms) -> Table:
             for group in groups_of(results):
                 for start, end in pairwise(line.points):
                     e = step(results, start, end, group)
-                    all_found.append(e)
                     way = f"{start.x:,.0f} to {end.x:,.0f}"
                     rows[key] |= {(group, way): e.mean if e else None}
-                    shown[key][f"{group} average, points", way] = cell(e, sign=True)
+                    shown[key][f"{group} average, points", way] = e
     order = _methods_first(rows)
-    table = framed({k: rows[k] for k in order}, {k: shown[k] for k in order}, "The plan has no line of two points.")
-    return with_detectable(table, all_found)
+    rows, shown = ({key: content[key] for key in order} for content in (rows, shown))
+    return compared(rows, shown, "The plan has no line of two points.", results)
 
 
 def _methods_first(rows: Mapping[tuple[str, str], Any]) -> list[tuple[str, str]]:
@@ -249,7 +225,8 @@ def crossings_table(results: Results, arms: Arms) -> Table:
             key = (f"{found.first} before, {b if found.first == a else a} behind", group, arm)
             rows[key] = {"x": found.x, "low": found.low, "high": found.high}
             shown[key] = {"crosses at": f"{found.x:,.0f}", "interval": _interval(results, arms, found)}
-    return framed(rows, shown, "No two lines cross between the smallest and the largest number, as far as there are runs.")
+    nothing = "No two lines cross between the smallest and the largest number, as far as there are runs."
+    return framed(rows, shown, nothing, results)
 
 
 def crossings(results: Results, arms: Arms) -> Prose:

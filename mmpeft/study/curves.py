@@ -4,8 +4,8 @@
     slope, step           -> Estimate     what a doubling does; what the way from one point to another does
     crossing              -> Crossing     where two lines cross, with an interval
 
-Rows that differ in the draw of the training subset alone are one point, and each (draw, seed) counts as one run of it:
-the intervals take in that the draws differ, but not that the runs of one draw are alike.
+Rows that differ in the draw of the training subset alone are one point. Its intervals take in other draws and other seeds:
+both are drawn anew, so two draws count as two, however many seeds each has.
 """
 
 import math
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mmpeft.registry import packaged_dims
 from mmpeft.spec import RunSpec, TrainSpec
-from mmpeft.stats import Estimate, TaskScores, hierarchical_bootstrap
+from mmpeft.stats import Estimate, TaskScores, draws_of, hierarchical_bootstrap, pool
 from mmpeft.study import comparison
 from mmpeft.study.comparison import GROUPS, Results, Variant
 from mmpeft.study.paper import parameters
@@ -169,9 +169,7 @@ def pooled(results: Results, rows: Sequence[Variant], what: str) -> Scores:
         some = [(draw, scores) for draw, scores in parts if scores is not None]
         if not some or any(not np.array_equal(scores.examples, some[0][1].examples) for _, scores in some):
             return {}
-        names = np.array([f"{draw}/{seed}" for draw, scores in some for seed in scores.seeds])
-        matrix = np.concatenate([scores.scores for _, scores in some])
-        found[task] = TaskScores(matrix, names, some[0][1].examples, some[0][1].pictures)
+        found[task] = pool(some)
     return found
 
 
@@ -188,7 +186,7 @@ def combined(parts: Sequence[tuple[float, Mapping[str, TaskScores]]]) -> Scores:
         names = sorted(runs)
         total = sum(weight * scores.scores[[scores.seeds.tolist().index(name) for name in names]] for weight, scores in several)
         exact = np.round(np.asarray(total), 12)  # weights that add up to zero leave no dust where nothing differs
-        found[task] = TaskScores(exact, np.array(names), several[0][1].examples, several[0][1].pictures)
+        found[task] = TaskScores(exact, np.array(names), several[0][1].examples, several[0][1].pictures, draws_of(names))
     return found
 
 
@@ -291,7 +289,10 @@ def joint_shifts(parts: Sequence[Scores], rng: np.random.Generator, num_draws: i
         pictures = rng.multinomial(len(sizes) - 1, np.full(len(sizes), 1 / len(sizes)), size=num_draws)
         mean = matrix.mean(axis=(1, 2))
         total += (pictures @ sums.T) / (pictures @ sizes)[:, None] - mean
-        if len(runs) > 1:
-            redrawn = rng.multinomial(len(runs) - 1, np.full(len(runs), 1 / len(runs)), size=num_draws)
-            total += redrawn @ matrix.mean(axis=2).T / (len(runs) - 1) - mean
+        draws = draws_of(runs)
+        by_draw = matrix.mean(axis=2).reshape(len(parts), 1 if draws is None else len(set(draws)), -1)  # (P, D, S)
+        for side in (by_draw.mean(axis=2), by_draw.mean(axis=1)):
+            if (units := side.shape[1]) > 1:
+                redrawn = rng.multinomial(units - 1, np.full(units, 1 / units), size=num_draws)
+                total += redrawn @ side.T / (units - 1) - mean
     return total / len(parts[0])

@@ -21,6 +21,7 @@ from mmpeft.records import Store
 from mmpeft.registry import packaged_dims
 from mmpeft.spec import AnyMethod, Part
 from mmpeft.study.comparison import Results
+from mmpeft.study.differences import counted
 from mmpeft.study.flops import training
 from mmpeft.study.report import DASH, Prose, Table, listed, to_html
 
@@ -234,7 +235,7 @@ def counts_table(results: Results) -> Table:
     for name in ("trained", "stored", "in all", "bytes on disk"):
         shown[name] = [DASH if value is None or pd.isna(value) else f"{int(value):,}" for value in shown[name]]
     shown["trained (%)"] = [DASH if math.isnan(value) else f"{100 * value:.2f}" for value in frame["trained, share"]]
-    return Table(frame, to_html(shown, index=False))
+    return counted(Table(frame, to_html(shown, index=False)), results)
 
 
 def formula_table(measurement: Measurement | None) -> Table:

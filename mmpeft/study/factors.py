@@ -6,16 +6,19 @@ both               tuned − base             more than the sum     (tuned − f
 """
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 
+from mmpeft.decide import Verdict, verdicts
 from mmpeft.methods import METHODS
 from mmpeft.stats import Estimate, TaskScores, hierarchical_bootstrap
 from mmpeft.study import comparison
-from mmpeft.study.comparison import Results, Variant, find
-from mmpeft.study.curve_report import Cells, framed, groups_of, with_detectable
+from mmpeft.study.comparison import Results, Variant, find, margin
+from mmpeft.study.curve_report import groups_of
 from mmpeft.study.curves import Scores, combined, pooled
-from mmpeft.study.report import Prose, Table, cell, listed, percent, with_interval
+from mmpeft.study.differences import Cells, compared
+from mmpeft.study.report import Prose, Table, listed, percent, with_interval
 
 EFFECTS: Mapping[str, Mapping[str, float]] = {
     "method alone": {"frozen": 1, "base": -1},
@@ -37,6 +40,7 @@ def labels(results: Results) -> list[str]:
     return [name for name in names if find(results, name, "frozen") and find(results, name, "tuned")]
 
 
+@cache
 def effect(results: Results, label: str, name: str, what: str) -> Estimate | None:
     """One of EFFECTS for a method, paired run by run and item by item; None if a row of it has no run.
 
@@ -79,14 +83,17 @@ def effects_table(results: Results, group: str) -> Table:
     """A row for each method, a column for each effect, in points of a group's average."""
     rows: Cells = {}
     shown: Cells = {}
-    all_found = []
     for label in labels(results):
         found = {name: effect(results, label, name, group) for name in EFFECTS}
-        all_found += list(found.values())
         rows[label] = {(name, part): getattr(e, part, None) for name, e in found.items() for part in ("mean", "low", "high")}
-        shown[label] = {HEADS.get(name, name): cell(e, sign=True) for name, e in found.items()}
-    table = framed(rows, shown, "The plan holds no method with the connector frozen and tuned.")
-    return with_detectable(table, all_found)
+        shown[label] = {HEADS.get(name, name): e for name, e in found.items()}
+    return compared(rows, shown, "The plan holds no method with the connector frozen and tuned.", results)
+
+
+def sides(results: Results, group: str) -> dict[tuple[str, str], Verdict]:
+    """For each method and effect of the table of a group which way it goes, after correction for the whole table."""
+    family = {(label, name): effect(results, label, name, group) for label in labels(results) for name in EFFECTS}
+    return verdicts(family, margin())
 
 
 def control(results: Results, label: str, group: str) -> Prose:
@@ -99,15 +106,20 @@ def control(results: Results, label: str, group: str) -> Prose:
     text += f"{_relative(results, label, group)}; "
     text += f"the connector trained alone gains {with_interval(alone, sign=True)} over the base. "
     text += f"{label} with a tuned connector, compared with the connector alone: {with_interval(adds, sign=True)}. "
-    if adds.low > 0:
-        text += "So the method adds something of its own."
-    elif adds.high < 0:
-        text += "So the connector does better by itself."
-    else:
-        text += "So the score may be the connector's alone."
-    sides = {"more": more.low > 0, "less": more.high < 0}
-    said = next((word for word, holds in sides.items() if holds), "neither more nor less, as far as these runs can see,")
-    return Prose(f"{text} The connector brings {said} beside {label} than it does alone ({with_interval(more, sign=True)}).")
+    found = sides(results, group)
+    text += {
+        "higher": "So the method adds something of its own.",
+        "lower": "So the connector does better by itself.",
+        "equal": f"So the method adds less than {percent(margin(), 0)} points of its own.",
+        "undecided": "So the score may be the connector's alone.",
+    }[found[label, names[3]]]
+    brings = {
+        "higher": f"more beside {label} than it does alone",
+        "lower": f"less beside {label} than it does alone",
+        "equal": f"as much beside {label} as it does alone, within {percent(margin(), 0)} points",
+        "undecided": f"neither more nor less beside {label} than it does alone, as far as these runs can see",
+    }[found[label, names[2]]]
+    return Prose(f"{text} The connector brings {brings} ({with_interval(more, sign=True)}).")
 
 
 def _relative(results: Results, label: str, group: str) -> str:
@@ -124,12 +136,15 @@ def sums(results: Results, group: str) -> Prose:
     known = {label: e for label in labels(results) if (e := effect(results, label, "more than the sum", group))}
     if not known:
         return Prose(f"Whether the two help each other on the {group} tasks is not known yet.")
-    sides = {
-        "less than the sum of each alone for": [label for label, e in known.items() if e.high < 0],
-        "more than the sum of each alone for": [label for label, e in known.items() if e.low > 0],
-        "what cannot be told from the sum for": [label for label, e in known.items() if e.low <= 0 <= e.high],
+    words = {
+        "lower": "less than the sum of each alone for",
+        "higher": "more than the sum of each alone for",
+        "equal": f"the sum of each alone, within {percent(margin(), 0)} points, for",
+        "undecided": "what is not told apart from the sum for",
     }
-    parts = [f"{words} {listed(found)}" for words, found in sides.items() if found]
+    found = sides(results, group)
+    told = {text: [label for label in known if found[label, "more than the sum"] == side] for side, text in words.items()}
+    parts = [f"{text} {listed(names)}" for text, names in told.items() if names]
     return Prose(f"On the {group} tasks a method and a tuned connector together bring {listed(parts)}.")
 
 

@@ -3,11 +3,13 @@
 import numpy as np
 import pandas as pd
 
+from mmpeft.decide import ERROR_RATE, holm
 from mmpeft.faithfulness import PARSERS, McNemar, YesNo, judge_yes_no, mcnemar
 from mmpeft.methods import METHODS
 from mmpeft.study.comparison import Variant
+from mmpeft.study.differences import Cells, below, compared, counted, framed, smallest
 from mmpeft.study.report import DASH, Prose, Table, listed, percent, to_html
-from mmpeft.study.track_report import cell
+from mmpeft.study.track_report import cell, leads
 from mmpeft.study.tracks import GROUPS, Track, Tracks, change, estimate, mentioned, places, right_answers
 from mmpeft.tasks import TASKS
 
@@ -31,43 +33,45 @@ def inventions_table(tracks: Tracks, moment: int | str = "last") -> Table:
             "things named": cell(found["recall"]),
             "words": cell(found["num_words"], plain=True),
         }
-    if not rows:
-        return Table(pd.DataFrame(), "<p>No run has left anything yet.</p>")
-    return Table(pd.DataFrame.from_dict(rows, "index"), to_html(pd.DataFrame.from_dict(shown, "index")))
+    table = framed(rows, shown, "No run has left anything yet.", tracks.results)
+    told = [
+        f"{head.capitalize()}, the highest row over each other one. {text}"
+        for name, head in (("chair_i", "invented, per thing"), ("chair_s", "captions that invent"), ("recall", "things named"))
+        for text in smallest(leads(tracks, "captions", (moment,), name))
+    ]
+    return below(table, *told)
 
 
 def mcnemar_table(tracks: Tracks, method: str, moment: int | str = "last") -> Table:
     """One method's captions against each other method's, seed by seed: how many only one of the two gets wrong.
 
-    The test is exact and takes the pictures alone as random: it speaks about these two trained models. The interval
-    beside it takes the seeds in and speaks about the methods.
+    The test is exact and takes the pictures alone as random: it speaks about these two trained models. Its p-values are
+    one family, corrected after Holm. The interval beside it takes the seeds in and speaks about the methods.
     """
     label = METHODS[method].label
     mine = next((row for row in tracks.trained if row.label == label), None)
-    rows = []
-    for other in tracks.trained:
-        found = _discordant(tracks, mine, other, moment) if mine and other != mine else []
-        e = change(tracks, mine, other, "captions", moment, moment, "chair_s") if mine and other != mine else None
-        if not found:
-            continue
-        rows.append(
-            {
-                "against": other.label,
-                "seeds": len(found),
-                f"only {label} invents": sum(one.only_a for one in found),
-                "only the other invents": sum(one.only_b for one in found),
-                "smallest p of a seed": min(one.p for one in found),
-                "seeds with p < .05": sum(one.p < 0.05 for one in found),
-                "difference, points": e.mean if e else np.nan,
-                "interval": cell(e, sign=True),
-            }
-        )
-    frame = pd.DataFrame(rows)
-    if frame.empty:
-        return Table(frame, "<p>No pair of runs is complete.</p>")
-    shown = frame.drop(columns="difference, points").rename(columns={"interval": "difference, points"})
-    shown["smallest p of a seed"] = shown["smallest p of a seed"].map("{:.3f}".format)
-    return Table(frame.drop(columns="interval"), to_html(shown, index=False))
+    others = [row for row in tracks.trained if mine and row != mine]
+    tests = {other.label: found for other in others if mine and (found := _discordant(tracks, mine, other, moment))}
+    adjusted = iter(holm([one.p for found in tests.values() for one in found]))
+    rows: Cells = {}
+    shown: Cells = {}
+    for other in (row for row in others if row.label in tests):
+        assert mine is not None
+        found = tests[other.label]
+        p = [float(next(adjusted)) for _ in found]
+        e = change(tracks, mine, other, "captions", moment, moment, "chair_s")
+        rows[other.label] = {
+            "seeds": len(found),
+            f"only {label} invents": sum(one.only_a for one in found),
+            "only the other invents": sum(one.only_b for one in found),
+            "smallest corrected p of a seed": min(p),
+            "seeds with corrected p < .05": sum(each < ERROR_RATE for each in p),
+        }
+        shown[other.label] = {**rows[other.label], "smallest corrected p of a seed": f"{min(p):.3f}", "difference, points": e}
+        rows[other.label] |= {"difference, points": e.mean if e else np.nan}
+    table = compared(rows, shown, "No pair of runs is complete.", tracks.results)
+    number = sum(map(len, tests.values()))
+    return below(table, f"The {number} p-values of this table are corrected after Holm as one family.") if rows else table
 
 
 def _discordant(tracks: Tracks, a: Variant, b: Variant, moment: int | str) -> list[McNemar]:
@@ -106,7 +110,7 @@ def most_invented(tracks: Tracks, moment: int | str = "last", top: int = 5) -> T
         first = sorted(counts, key=lambda thing: (-counts[thing], thing))[:top]
         rows.append((row.label, captions, ", ".join(f"{thing} ({counts[thing]})" for thing in first) or DASH))
     frame = pd.DataFrame(rows, columns=["method", "captions", "invented most often"])
-    return Table(frame, to_html(frame, index=False))
+    return counted(Table(frame, to_html(frame, index=False)), tracks.results)
 
 
 def _tracks_of(tracks: Tracks, row: Variant, group: str) -> list[Track]:
@@ -169,7 +173,10 @@ def parsers_table(tracks: Tracks, moment: int | str = "last") -> Table:
     if not rows:
         return Table(pd.DataFrame(), "<p>No run was asked yet.</p>")
     names = {"f1": "F1", "unparsed": "not read"}
-    return Table(pd.DataFrame(rows), to_html(pd.DataFrame(shown).rename(columns=names), index=False))
+    table = Table(pd.DataFrame(rows), to_html(pd.DataFrame(shown).rename(columns=names), index=False))
+    gaps = [e for parser in PARSERS for e in leads(tracks, "presence", (moment,), f"accuracy, {parser}")]
+    told = [f"Accuracy under each parser, the best row over each other one. {text}" for text in smallest(gaps)]
+    return below(counted(table, tracks.results), *told)
 
 
 def kinds_table(tracks: Tracks, parser: str = "MME", moment: int | str = "last") -> Table:
@@ -185,7 +192,7 @@ def kinds_table(tracks: Tracks, parser: str = "MME", moment: int | str = "last")
         return Table(pd.DataFrame(), "<p>No run was asked yet.</p>")
     frame = pd.DataFrame.from_dict(rows, "index")
     frame.columns = pd.MultiIndex.from_tuples(frame.columns)
-    return Table(frame, to_html(frame.map(_share)))
+    return counted(Table(frame, to_html(frame.map(_share))), tracks.results)
 
 
 def _kinds(tracks: Tracks) -> list[str]:

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mmpeft.methods import METHODS
+from mmpeft.study.beyond import profile
+from mmpeft.study.beyond import rows as trained_rows
 from mmpeft.study.comparison import GROUPS, Results, Variant, estimate, find
 from mmpeft.study.paper import parameters
 from mmpeft.study.report import rate_curves, row_name
@@ -29,6 +31,9 @@ COLORS = {
     "prefix": "#CC79A7",
 }
 """The one color of each method, in figures and drawings."""
+
+MARKS = ("o", "s", "^", "D", "v", "P")
+"""Marks of lines that would else be told apart by color alone."""
 
 OF_LABEL = {METHODS[name].label: color for name, color in COLORS.items()}
 PANEL_INCHES = 4.4
@@ -162,6 +167,36 @@ def plot_learning_rates(results: Results) -> Picture:
         panel.set_xlabel("learning rate (log scale)")
     for panel in panels[::columns]:
         panel.set_ylabel(f"{results.question.split} score (%)")
+    return figure
+
+
+def plot_profiles(results: Results) -> Picture:
+    """The share of runs that went further than each part of the way to full fine-tuning; a panel frozen, a panel tuned.
+
+    A color and a mark is a method, the band its interval at each place by itself.
+    """
+    figure, panels = new_panels(2, 4.2, sharey=True)
+    shown: dict[str, str] = {}
+    for connector, panel in zip(("frozen", "tuned"), panels, strict=True):
+        for row in trained_rows(results, connector):
+            found = profile(results, row)
+            if found is None:
+                continue
+            mark = shown.setdefault(row.label, MARKS[len(shown) % len(MARKS)])
+            color, xs = OF_LABEL[row.label], 100 * found.thresholds
+            panel.fill_between(xs, 100 * found.low, 100 * found.high, color=color, alpha=0.12, linewidth=0)
+            falls = np.flatnonzero((found.share > 0) & (found.share < 1))[MARKS.index(mark) % 3 :: 3]  # level, lines run together
+            panel.plot(xs, 100 * found.share, color=color, linewidth=2)
+            panel.plot(xs[falls], 100 * found.share[falls], mark, color=color, markersize=7, markerfacecolor="white")
+        for end in (0, 100):
+            panel.axvline(end, color=COLORS["zero-shot"], linestyle="--", linewidth=1.2, zorder=0)
+        panel.set_title(f"connector {connector}")
+        panel.set_xlabel("part of the way to full fine-tuning (%)")
+    panels[0].set_ylabel("runs that went further (%)")
+    look: dict[str, Any] = {"markersize": 7, "markerfacecolor": "white", "linewidth": 2}
+    handles = [Line2D([], [], color=OF_LABEL[label], marker=mark, label=label, **look) for label, mark in shown.items()]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

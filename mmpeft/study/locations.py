@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from itertools import product
 from typing import get_args
 
+from mmpeft.decide import verdicts
 from mmpeft.entry import Location
 from mmpeft.stats import Estimate
 from mmpeft.study.comparison import Results, Variant
-from mmpeft.study.curve_report import Cells, framed, groups_of, name_of, with_detectable
+from mmpeft.study.curve_report import groups_of, name_of
 from mmpeft.study.curves import Line, Point, level, method_parameters, spec_of, step
+from mmpeft.study.differences import Cells, compared, framed
 from mmpeft.study.report import DASH, Prose, Table, cell, listed, with_interval
 
 Family = dict[str, dict[str, Variant]]
@@ -74,46 +76,52 @@ def locations_table(results: Results, family: str) -> Table:
             size = f"{method.size_field} {method.size}" if method.size_field else DASH
             shown[name, place] = {"size": size, "parameters": f"{count:,.0f}" if count else DASH}
             shown[name, place] |= {f"{group} average (%)": cell(e) for group, e in found.items()}
-    return framed(rows, shown, "No method of the plan has all three locations in this comparison.")
+    return framed(rows, shown, "No method of the plan has all three locations in this comparison.", results)
 
 
 def differences_table(results: Results, family: str) -> Table:
     """For each method the paired differences between locations, in points."""
     rows: Cells = {}
     shown: Cells = {}
-    all_found = []
-    for name, by_place in families(results).get(family, {}).items():
-        rows[name], shown[name] = {}, {}
-        for group in groups_of(results):
-            for a, b in (("mlp", "attention"), ("both", "attention"), ("both", "mlp")):
-                e = step(results, Point(0.0, (by_place[b],)), Point(0.0, (by_place[a],)), group)
-                all_found.append(e)
-                head = (f"{group} average, points", f"{a} over {b}")
-                rows[name] |= {(*head, part): getattr(e, part, None) for part in ("mean", "low", "high")}
-                shown[name][head[0], f"{a} over<br>{b}"] = cell(e, sign=True)
-    table = framed(rows, shown, "No method of the plan has all three locations in this comparison.")
-    return with_detectable(table, all_found)
+    for (name, group, a, b), e in _differences(results, family).items():
+        head = (f"{group} average, points", f"{a} over {b}")
+        rows.setdefault(name, {}).update({(*head, part): getattr(e, part, None) for part in ("mean", "low", "high")})
+        shown.setdefault(name, {})[head[0], f"{a} over<br>{b}"] = e
+    return compared(rows, shown, "No method of the plan has all three locations in this comparison.", results)
+
+
+def _differences(results: Results, family: str) -> dict[tuple[str, str, str, str], Estimate | None]:
+    """By method, group and two locations, how much higher the first scores than the second."""
+    points = {
+        name: {place: Point(0.0, (row,)) for place, row in by_place.items()}
+        for name, by_place in families(results).get(family, {}).items()
+    }
+    pairs = (("mlp", "attention"), ("both", "attention"), ("both", "mlp"))
+    return {
+        (name, group, a, b): step(results, at[b], at[a], group)
+        for name, at in points.items()
+        for group, (a, b) in product(groups_of(results), pairs)
+    }
 
 
 def best_location(results: Results, family: str, group: str) -> Prose:
     """For each method the location with the highest average, and those that cannot be told apart from it."""
     told = []
+    differences = _differences(results, family)
+    sure = verdicts(differences, 0.0)
+    turned = verdicts({(n, g, b, a): e.reversed if e else None for (n, g, a, b), e in differences.items()}, 0.0)
     for name, by_place in families(results).get(family, {}).items():
         found = {place: e for place, row in by_place.items() if (e := level(results, Point(0.0, (row,)), group))}
         if len(found) < len(PLACES):
             continue
         best = max(found, key=lambda place: found[place].mean)
-        leads = {place: _lead(results, by_place, best, place, group) for place in PLACES if place != best}
-        equal = [place for place, e in leads.items() if e is None or e.low <= 0]
+        others = [place for place in PLACES if place != best]
+        equal = [p for p in others if "higher" not in (sure.get((name, group, best, p)), turned.get((name, group, best, p)))]
         apart = f"not told apart from {listed(equal)}" if equal else "clearly above the others"
         told.append(f"{name}: {best} with {with_interval(found[best])}, {apart}")
     if not told:
         return Prose(f"Which location is best on the {group} tasks, {_words(family)}, is not known yet.")
     return Prose(f"On the {group} tasks, {_words(family)}, the highest average is, for {'; for '.join(told)}.")
-
-
-def _lead(results: Results, by_place: Mapping[str, Variant], best: str, place: str, group: str) -> Estimate | None:
-    return step(results, Point(0.0, (by_place[place],)), Point(0.0, (by_place[best],)), group)
 
 
 def _words(family: str) -> str:

@@ -14,8 +14,9 @@ import pandas as pd
 from mmpeft.methods import METHODS
 from mmpeft.stats import Estimate
 from mmpeft.study.comparison import Results
-from mmpeft.study.curve_report import Arms, Cells, framed, groups_of
+from mmpeft.study.curve_report import Arms, groups_of
 from mmpeft.study.curves import Point, level, step
+from mmpeft.study.differences import Cells, framed
 from mmpeft.study.locations import PLACES, families
 from mmpeft.study.paper import METHOD_OF, MODEL, NO_SIGN_BELOW, Check, Verdict, published
 from mmpeft.study.report import DASH, Prose, Table, listed, percent, to_html, with_interval
@@ -212,7 +213,7 @@ def _means_and_sds(number: int) -> Table:
 def seed_checks(results: Results) -> list[Check]:
     """Whether a method is steadier than another, and whether its largest size is steadier than its smallest.
 
-    A ratio has a side if the whole interval for normal scores lies on it. The paper's are over three seeds each, of
+    A ratio has a side if its whole interval lies on it. The paper's are over three seeds each, of
     which an interval would hold almost any ratio; they are taken as printed, beyond a fifth either way.
     """
     theirs, found = table(6), []
@@ -226,12 +227,12 @@ def seed_checks(results: Results) -> list[Check]:
                 if label < other and pair[0] and pair[1] and (ours := ratio(results, pair[0], pair[1], task)):
                     there = float(np.exp(np.log(sds[label]).mean() - np.log(sds[other]).mean()))
                     statement = f"seed SD of {label} over that of {other} on {TASKS[task].column}"
-                    found.append(_ratio_check(statement, there, ours[0]))
+                    found.append(_ratio_check(statement, there, ours.interval))
         for label in sds:
             mine = [one for one in settings(results) if one.label == label]
             if len(mine) > 1 and (ours := ratio(results, mine[-1], mine[0], task)):
                 statement = f"seed SD of {label}, largest over smallest size, on {TASKS[task].column}"
-                found.append(_ratio_check(statement, float(sds[label][-1] / sds[label][0]), ours[0]))
+                found.append(_ratio_check(statement, float(sds[label][-1] / sds[label][0]), ours.interval))
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmpeft.decide import verdicts
 from mmpeft.errors import unknown
 from mmpeft.methods import METHODS
 from mmpeft.plan import Question
@@ -25,11 +26,11 @@ from mmpeft.study.comparison import (
     GROUPS,
     Results,
     Variant,
-    detectable,
     estimate,
     find,
     full_marks,
     gain,
+    margin,
     variants_of,
 )
 from mmpeft.tasks import TASKS
@@ -245,42 +246,8 @@ def failures(results: Results) -> Table | Prose:
     return Table(frame, to_html(frame.map(lambda value: escape(str(value))), index=False))
 
 
-def paired_table(results: Results, over: str) -> Table:
-    """Differences of averages, paired by seed and item, with their intervals and what could be detected.
-
-    The detectable difference is the true one found four times in five at the 5 % level.
-
-    Args:
-        results: From :func:`read`.
-        over: ``frozen`` compares each method's tuned connector with its frozen one, ``connector`` each row with
-            the connector alone, ``zero-shot`` each row with the base as it is.
-
-    Raises:
-        MmpeftError: ``over`` is none of these.
-    """
-    rows: dict[str, dict[tuple[str, str], Any]] = {}
-    shown: dict[str, dict[tuple[str, str], str]] = {}
-    for variant, base in _comparisons(results, over):
-        name = variant.label if over == "frozen" else row_name(variant)
-        rows[name], shown[name] = {}, {}
-        for group in GROUPS:
-            e = gain(results, variant, base, group)
-            needed = detectable(e) if e else None
-            numbers = (e.mean, e.low, e.high, needed) if e else (None,) * 4
-            names = ("mean", "low", "high", "detectable")
-            rows[name] |= {(group, name): n for name, n in zip(names, numbers, strict=True)}
-            shown[name][f"{group} average", "points"] = cell(e, sign=True)
-            shown[name][f"{group} average", "detectable"] = DASH if needed is None else percent(needed)
-    if not rows:
-        return Table(pd.DataFrame(), "<p>The plan holds no such pair.</p>")
-    frame, table = (pd.DataFrame.from_dict(content, orient="index") for content in (rows, shown))
-    for one in (frame, table):
-        one.columns = pd.MultiIndex.from_tuples(one.columns)
-    return Table(frame, to_html(table))
-
-
-def _comparisons(results: Results, over: str) -> list[tuple[Variant, Variant]]:
-    """(a variant, the one it is compared with), for all such pairs of the plan."""
+def comparisons(results: Results, over: str) -> list[tuple[Variant, Variant]]:
+    """(a variant, the one it is compared with), for all such pairs of the plan: see differences.paired_table."""
     if over == "frozen":
         tuned = [variant for variant in results.variants if variant.connector == "tuned"]
         pairs = [(variant, _with_connector(results, variant, "frozen")) for variant in tuned]
@@ -368,9 +335,10 @@ def standing(results: Results, group: str) -> Prose:
     base = find(results, METHODS["zero-shot"].label)
     if base in found and base is not None and base != best:
         text += f" The base without any training scores {with_interval(found[base])}."
-    others = [variant for variant in found if variant != best]
-    equals = [variant for variant in others if _not_apart(gain(results, best, variant, group))]
-    return Prose(f"{text} {_equals(equals, len(others))}")
+    leads = {variant: gain(results, best, variant, group) for variant in found if variant != best}
+    sure = verdicts(leads, 0.0)
+    equals = [variant for variant in leads if sure[variant] != "higher"]
+    return Prose(f"{text} {_equals(equals, len(leads))}")
 
 
 def _equals(equals: Sequence[Variant], num_others: int) -> str:
@@ -384,23 +352,27 @@ def _equals(equals: Sequence[Variant], num_others: int) -> str:
     return f"Not told apart from it: {listed(equals)}."
 
 
-def _not_apart(difference: Estimate | None) -> bool:
-    return difference is None or difference.low <= 0 <= difference.high
-
-
 def connector_effect(results: Results, group: str, *, brief: bool = False) -> Prose:
-    """What tuning the connector as well does to each method's average; ``brief`` leaves the numbers out."""
-    known = [(v, e) for v, frozen in _comparisons(results, "frozen") if (e := gain(results, v, frozen, group))]
+    """What tuning the connector as well does to each method's average; ``brief`` leaves the numbers out.
+
+    The family of differences is that of the table: both groups.
+    """
+    pairs = comparisons(results, "frozen")
+    family = {(v, g): gain(results, v, frozen, g) for v, frozen in pairs for g in GROUPS}
+    known = {v: e for v, _ in pairs if (e := family[v, group])}
     if not known:
         return Prose(f"What the connector does on the {group} tasks is not known yet: no pair of runs is complete.")
+    found = verdicts(family, margin())
     sides = {
-        "raises the average of {}": [v.label for v, e in known if e.low > 0],
-        "lowers the average of {}": [v.label for v, e in known if e.high < 0],
-        "makes no difference that these runs can see for {}": [v.label for v, e in known if _not_apart(e)],
+        "raises the average of {}": "higher",
+        "lowers the average of {}": "lower",
+        f"changes that of {{}} by less than {percent(margin(), 0)} points": "equal",
+        "has an effect not told apart from none on {}": "undecided",
     }
-    effect = listed(words.format(listed(labels)) for words, labels in sides.items() if labels)
+    labels = {words: [v.label for v in known if found[v, group] == side] for words, side in sides.items()}
+    effect = listed(words.format(listed(names)) for words, names in labels.items() if names)
     text = f"On the {group} tasks, tuning the connector as well {effect}."
     if not brief:
-        numbers = ", ".join(f"{v.label} {with_interval(e, sign=True)}" for v, e in known)
+        numbers = ", ".join(f"{v.label} {with_interval(e, sign=True)}" for v, e in known.items())
         text += f" In numbers: {numbers}."
     return Prose(text)

@@ -9,19 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
+from mmpeft.decide import verdicts
 from mmpeft.records import Store
-from mmpeft.stats import TaskScores
-from mmpeft.study.comparison import Results, Variant
-from mmpeft.study.curve_report import Cells, framed
+from mmpeft.stats import Estimate, TaskScores
+from mmpeft.study.comparison import Results, Variant, detectable
 from mmpeft.study.curves import LEVEL, spec_of
+from mmpeft.study.differences import Cells, below, framed, holm_note, marked, stars
 from mmpeft.study.report import DASH, Prose, Table, listed, percent
-from mmpeft.summaries import Interval, agreement, sd_ratio, sd_ratio_bootstrap, seed_sd, variance_components
+from mmpeft.summaries import Interval, agreement, log_sd_ratio, sd_interval, sd_ratio, seed_sd, variance_components
 from mmpeft.tasks import TASKS
 
 SMOOTHED_STEPS = 10
@@ -80,13 +81,6 @@ def seeds_of(results: Results, setting: Setting, task: str) -> TaskScores | None
     return scores if scores is not None and len(scores.seeds) > 1 else None
 
 
-def sd_interval(scores: NDArray[np.float64]) -> Interval:
-    """The SD between seeds with the interval that holds for normal scores: (n - 1) s² / σ² has a χ² distribution."""
-    freedom, value = len(scores) - 1, seed_sd(scores)
-    wide, narrow = stats.chi2.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], freedom)
-    return Interval(value, value * math.sqrt(freedom / narrow), value * math.sqrt(freedom / wide))
-
-
 def _column(task: str) -> str:
     return TASKS[task].column
 
@@ -100,12 +94,13 @@ def seeds_table(results: Results) -> Table:
         rows[key], shown[key] = {}, {}
         for task in results.tasks():
             scores = seeds_of(results, one, task)
-            mean, sd = (scores.scores.mean(), sd_interval(scores.scores.mean(axis=1))) if scores is not None else (None, None)
+            means = scores.scores.mean(axis=1) if scores is not None else None
+            mean, sd = (means.mean(), sd_interval(means, level=LEVEL)) if means is not None else (None, None)
             rows[key] |= {(_column(task), "mean"): mean, (_column(task), "sd"): sd.value if sd else None}
             shown[key][_column(task), "mean (%)"] = percent(mean) if mean is not None else DASH
             shown[key][_column(task), "SD (points)"] = _spread_cell(sd, percent_of=True)
             shown[key][_column(task), "seeds"] = str(len(scores.seeds)) if scores is not None else DASH
-    return framed(rows, shown, "The plan trains nothing.")
+    return framed(rows, shown, "The plan trains nothing.", results)
 
 
 def _spread_cell(found: Interval | None, *, percent_of: bool = False) -> str:
@@ -120,44 +115,59 @@ def _spread_cell(found: Interval | None, *, percent_of: bool = False) -> str:
 # --------------------------------------------------------------------------------------------------
 
 
-def ratio(results: Results, a: Setting, b: Setting, task: str) -> tuple[Interval, Interval] | None:
-    """The seed SD of one setting over another's: the interval for normal scores, and that of redrawn seeds."""
+class Ratio(NamedTuple):
+    """One spread over another.
+
+    Attributes:
+        interval: The ratio with its interval.
+        logarithm: What is tested against zero, that is against a ratio of one.
+    """
+
+    interval: Interval
+    logarithm: Estimate
+
+
+@cache
+def ratio(results: Results, a: Setting, b: Setting, task: str) -> Ratio | None:
+    """The seed SD of one setting over another's; None with fewer than two seeds, or without any spread."""
     scores = [seeds_of(results, one, task) for one in (a, b)]
     if any(each is None for each in scores):
         return None
     x, y = (each.scores.mean(axis=1) for each in scores if each is not None)
-    return sd_ratio(x, y, level=LEVEL), sd_ratio_bootstrap(x, y, np.random.default_rng(0), level=LEVEL)
+    found = sd_ratio(x, y, level=LEVEL)
+    return None if math.isnan(found.value) else Ratio(found, log_sd_ratio(x, y, level=LEVEL))
 
 
 def ratios_table(results: Results, label: str) -> Table:
     """The seed SD of a method over that of each other one, at their middle sizes; below one it is the steadier."""
-    rows: Cells = {}
-    shown: Cells = {}
     mine = next((one for one in middle(results) if one.label == label), None)
-    for other in (one for one in middle(results) if mine and one.label != label):
-        assert mine is not None
-        rows[other.label], shown[other.label] = {}, {}
-        for task in results.tasks():
-            found = ratio(results, mine, other, task)
-            rows[other.label][_column(task)] = found[0].value if found else None
-            for name, interval in zip(("if normal", "seeds redrawn"), found or (None, None), strict=True):
-                shown[other.label][_column(task), name] = _spread_cell(interval)
-    return framed(rows, shown, f"The plan does not compare {label} with another method.")
+    pairs = {other.label: (mine, other) for other in middle(results) if mine and other.label != label}
+    return _ratios(results, pairs, f"The plan does not compare {label} with another method.")
 
 
 def sizes_ratio_table(results: Results) -> Table:
     """The seed SD at a method's largest size over that at its smallest; above one, more parameters are less steady."""
-    rows: Cells = {}
-    shown: Cells = {}
-    for small, large in _ends(results):
-        rows[small.label] = {}
-        shown[small.label] = {("sizes", "from"): small.size_text, ("sizes", "to"): large.size_text}
-        for task in results.tasks():
-            found = ratio(results, large, small, task)
-            rows[small.label][_column(task)] = found[0].value if found else None
-            for name, interval in zip(("if normal", "seeds redrawn"), found or (None, None), strict=True):
-                shown[small.label][_column(task), name] = _spread_cell(interval)
-    return framed(rows, shown, "The plan has no method at two sizes.")
+    pairs = {f"{small.label}, {large.size_text} over {small.size}": (large, small) for small, large in _ends(results)}
+    return _ratios(results, pairs, "The plan has no method at two sizes.")
+
+
+def _ratios(results: Results, pairs: Mapping[str, tuple[Setting, Setting]], nothing: str) -> Table:
+    """A row a pair of settings, a column a task; the ratios of a table are one family."""
+    found = {(row, task): ratio(results, *pair, task) for row, pair in pairs.items() for task in results.tasks()}
+    family = {place: each.logarithm if each else None for place, each in found.items()}
+    starred = stars(family)
+    rows: Cells = {row: {} for row in pairs}
+    shown: Cells = {row: {} for row in pairs}
+    for (row, task), each in found.items():
+        rows[row][_column(task)] = each.interval.value if each else None
+        shown[row][_column(task)] = marked(_spread_cell(each.interval if each else None), starred[row, task])
+    known = [e for e in family.values() if e]
+    told = holm_note(known, "one", "ratios")
+    needed = [math.exp(detectable(e)) for e in known if 0 < e.standard_error < math.inf]
+    if needed:
+        text = "The smallest true ratio above one that such runs would find four times in five, looked at alone"
+        told.append(f"{text}: {min(needed):.1f} to {max(needed):.1f}, by cell.")
+    return below(framed(rows, shown, nothing, results), *told)
 
 
 def _ends(results: Results) -> list[tuple[Setting, Setting]]:
@@ -177,13 +187,14 @@ def steadiest(results: Results, task: str) -> Prose:
         return Prose(f"Which method is steadiest on {_column(task)} is not known yet: too few have two seeds.")
     sds = {one: seed_sd(scores.scores) for one, scores in found.items()}
     best = min(sds, key=lambda one: sds[one])
-    ratios = {one: pair for one in found if one != best and (pair := ratio(results, one, best, task))}
-    sure = [one.label for one, pair in ratios.items() if all(interval.low > 1 for interval in pair)]
+    ratios = {one: each for one in found if one != best and (each := ratio(results, one, best, task))}
+    higher = verdicts({one: each.logarithm for one, each in ratios.items()}, 0.0)
+    sure = [one.label for one in ratios if higher[one] == "higher"]
     order = listed(f"{one.label} {percent(sds[one], 2)}" for one in sorted(sds, key=lambda one: sds[one]))
     text = f"On {_column(task)}, at their middle sizes, the SD between seeds is, in points: {order}."
     if len(sure) == len(ratios):
         return Prose(f"{text} All others are surely less steady than {best.label}.")
-    return Prose(f"{text} Surely less steady than {best.label}, by both intervals: {listed(sure) or 'none'}.")
+    return Prose(f"{text} Surely less steady than {best.label}: {listed(sure) or 'none'}.")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -227,7 +238,8 @@ def components_table(results: Results) -> Table:
             shown[key] |= {("SD of a run, from", name): percent(value, 2) for name, value in sds.items()}
             shown[key]["draws ×", "seeds"] = f"{matrix.shape[0]} × {matrix.shape[1]}"
     order = sorted(rows, key=lambda key: [_column(task) for task in results.tasks()].index(key[0]))
-    return framed({k: rows[k] for k in order}, {k: shown[k] for k in order}, "No setting has two seeds on two draws yet.")
+    rows, shown = ({key: content[key] for key in order} for content in (rows, shown))
+    return framed(rows, shown, "No setting has two seeds on two draws yet.", results)
 
 
 def components(results: Results) -> Prose:
@@ -256,7 +268,7 @@ def agreement_table(results: Results) -> Table:
             shown[key][_column(task), "same score (%)"] = percent(found.same) if found else DASH
             beyond = found is not None and not math.isnan(found.kappa)
             shown[key][_column(task), "beyond chance, κ"] = f"{found.kappa:.2f}" if found and beyond else DASH
-    return framed(rows, shown, "The plan trains nothing.")
+    return framed(rows, shown, "The plan trains nothing.", results)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from mmpeft.decide import verdicts
 from mmpeft.methods import METHODS
 from mmpeft.plan import Question
 from mmpeft.stats import Estimate
-from mmpeft.study.comparison import detectable
+from mmpeft.study.comparison import Results, detectable, margin
+from mmpeft.study.differences import below, compared, counted, framed, smallest
 from mmpeft.study.paper import METHOD_OF, published
 from mmpeft.study.report import DASH, MINUS, Prose, Table, listed, percent, to_html, with_interval
 from mmpeft.study.tracks import Tracks, change, epochs_at, estimate, found_in
@@ -41,13 +43,12 @@ def cell(e: Estimate | None, *, sign: bool = False, plain: bool = False) -> str:
     return f"{mean}<small>{low} to {high}</small>"
 
 
-def _tables(content: Mapping[str, Mapping[str, Estimate | None]], *, sign: bool = False, nothing: str) -> Table:
-    """Estimates by row and column, as numbers and for the reader."""
-    if not content:
-        return Table(pd.DataFrame(), f"<p>{nothing}</p>")
+def _tables(content: Mapping[str, Mapping[str, Estimate | None]], results: Results, *, sign: bool = False, nothing: str) -> Table:
+    """Estimates by row and column, as numbers and for the reader; with a sign, they are differences."""
     means = {row: {k: e.mean if e else np.nan for k, e in cells.items()} for row, cells in content.items()}
-    shown = {row: {k: cell(e, sign=sign) for k, e in cells.items()} for row, cells in content.items()}
-    return Table(pd.DataFrame.from_dict(means, "index"), to_html(pd.DataFrame.from_dict(shown, "index")))
+    if sign:
+        return compared(means, content, nothing, results)
+    return framed(means, {row: {k: cell(e) for k, e in cells.items()} for row, cells in content.items()}, nothing, results)
 
 
 def asked(question: Question) -> Prose:
@@ -80,16 +81,31 @@ def moments_table(tracks: Tracks, what: str, moments: Sequence[int | str] = MOME
     content = {
         row.label: {str(moment): estimate(tracks, row, what, moment, measure) for moment in moments} for row in tracks.rows
     }
-    table = _tables(content, nothing="No run has left anything yet.")
-    if not content or "best" not in moments:
+    table = _tables(content, tracks.results, nothing="No run has left anything yet.")
+    if not content:
         return table
+    gaps = smallest(leads(tracks, what, moments, measure))
+    told = [f"At each moment the highest row over each other one. {text}" for text in gaps]
+    if "best" not in moments:
+        return below(table, *told)
     best = {row.label: epochs_at(tracks, row, "best") for row in tracks.trained}
     means = pd.Series({name: float(np.mean(epochs)) for name, epochs in best.items() if epochs}, dtype=float)
     shown = {
         name: {"best epoch": _range(best.get(name, [])), **{moment: cell(e) for moment, e in cells.items()}}
         for name, cells in content.items()
     }
-    return Table(table.frame.assign(**{"best epoch": means}), to_html(pd.DataFrame.from_dict(shown, "index")))
+    page = Table(table.frame.assign(**{"best epoch": means}), to_html(pd.DataFrame.from_dict(shown, "index")))
+    return below(counted(page, tracks.results), *told)
+
+
+def leads(tracks: Tracks, what: str, moments: Sequence[int | str], measure: str = "score") -> list[Estimate | None]:
+    """How far the highest row of each moment lies above each other one."""
+    found: list[Estimate | None] = []
+    for moment in moments:
+        here = found_in(tracks, tracks.rows, what, moment, measure)
+        best = max(here, key=lambda row: here[row].mean, default=None)
+        found += [change(tracks, best, row, what, moment, moment, measure) for row in here if best and row != best]
+    return found
 
 
 def _range(epochs: Sequence[int]) -> str:
@@ -112,7 +128,11 @@ def later_epochs(tracks: Tracks) -> Prose:
     )
 
 
-def against_base_table(tracks: Tracks, groups: Sequence[str], moment: int | str = "last") -> Table:
+FORGOTTEN = ("other sources", "unseen", "seen", "captions", "presence")
+"""The groups on which a method is held against the base: the family of differences behind a table and its sentences."""
+
+
+def against_base_table(tracks: Tracks, groups: Sequence[str] = FORGOTTEN, moment: int | str = "last") -> Table:
     """How far each method stands above the untrained base, in points: a row a method, a column a group.
 
     Below zero is what it has forgotten.
@@ -121,7 +141,7 @@ def against_base_table(tracks: Tracks, groups: Sequence[str], moment: int | str 
     content = {
         row.label: {NAMES.get(g, g): change(tracks, row, base, g, moment, 0) for g in groups} for row in tracks.trained if base
     }
-    return _tables(content, sign=True, nothing="The base has not been asked yet.")
+    return _tables(content, tracks.results, sign=True, nothing="The base has not been asked yet.")
 
 
 def forgetting(tracks: Tracks, what: str, moment: int | str = "last") -> Prose:
@@ -131,11 +151,16 @@ def forgetting(tracks: Tracks, what: str, moment: int | str = "last") -> Prose:
     name = NAMES.get(what, what)
     if not found:
         return Prose(f"What training does to {name} is not known yet: too few runs have a record.")
-    sides = {
-        "lower than the base without training": [label for label, e in found.items() if e.high < 0],
-        "higher than the base without training": [label for label, e in found.items() if e.low > 0],
-        "not told apart from the base": [label for label, e in found.items() if e.low <= 0 <= e.high],
+    groups = FORGOTTEN if what in FORGOTTEN else (what,)
+    family = {(row.label, g): change(tracks, row, base, g, moment, 0) for row in tracks.trained if base for g in groups}
+    verdict = verdicts(family, margin())
+    words = {
+        "lower": "lower than the base without training",
+        "higher": "higher than the base without training",
+        "equal": f"within {percent(margin(), 0)} points of the base",
+        "undecided": "not told apart from the base",
     }
+    sides = {text: [label for label in found if verdict[label, what] == side] for side, text in words.items()}
     are = {words: "is" if len(labels) == 1 else "are" for words, labels in sides.items()}
     said = "; ".join(f"{listed(labels)} {are[words]} {words}" for words, labels in sides.items() if labels)
     numbers = ", ".join(f"{label} {with_interval(e, sign=True)}" for label, e in found.items())
@@ -147,11 +172,14 @@ def course(tracks: Tracks, what: str, measure: str = "score", start: int | str =
     found = {row.label: e for row in tracks.trained if (e := change(tracks, row, row, what, end, start, measure))}
     if not found:
         return Prose(f"How {NAMES.get(what, what)} change with training is not known yet: too few runs have a record.")
-    sides = {
-        "rises for {}": [label for label, e in found.items() if e.low > 0],
-        "falls for {}": [label for label, e in found.items() if e.high < 0],
-        "moves by nothing that these runs can see for {}": [label for label, e in found.items() if e.low <= 0 <= e.high],
+    verdict = verdicts(found, margin())
+    names = {
+        "higher": "rises for {}",
+        "lower": "falls for {}",
+        "equal": f"moves by less than {percent(margin(), 0)} points for {{}}",
+        "undecided": "moves by nothing that these runs can tell from chance for {}",
     }
+    sides = {text: [label for label in found if verdict[label] == side] for side, text in names.items()}
     said = listed(words.format(listed(labels)) for words, labels in sides.items() if labels)
     numbers = ", ".join(f"{label} {with_interval(e, sign=True)}" for label, e in found.items())
     return Prose(f"From {_moment(start)} to {_moment(end)} the {_subject(measure, what)} {said}: {numbers}.")
@@ -248,7 +276,8 @@ def standing(tracks: Tracks, what: str, moment: int | str = "last", measure: str
     choose = max if best == "highest" else min
     first = choose(found, key=lambda row: found[row].mean)
     differences = {row: change(tracks, first, row, what, moment, moment, measure) for row in found if row != first}
-    equals = [row.label for row, e in differences.items() if e is None or e.low <= 0 <= e.high]
+    sure = verdicts(differences, 0.0)
+    equals = [row.label for row in differences if sure[row] not in ("higher", "lower")]
     text = f"At {_moment(moment)} the {best} {_subject(measure, what)} is that of {first.label}: "
     text += f"{with_interval(found[first])}."
     text += f" Not told apart from it: {listed(equals)}." if equals else " Every other method is clearly apart from it."

@@ -339,6 +339,9 @@ def change(
 
     Seeds are paired, but for the untrained base, whose one run stands against each of them.
     """
+    if row == tracks.base and over != row:
+        known = change(tracks, over, row, what, over_moment, moment, measure)
+        return known.reversed if known else None
     a, b = scores(tracks, row, what, moment, measure), scores(tracks, over, what, over_moment, measure)
     untrained = over == tracks.base
     if not a or not b or not (untrained or all(set(a[t].seeds.tolist()) & set(b[t].seeds.tolist()) for t in a)):

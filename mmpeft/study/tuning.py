@@ -4,7 +4,7 @@ A *trial* is a rate of the question's grid. The rates of the paper (``params/sca
 beside the grid: they stand for a method that was not tuned here. Scores are averages over all tasks of the plan.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
@@ -14,14 +14,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from mmpeft.decide import verdicts
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
 from mmpeft.plan import read_yaml, scale_file
 from mmpeft.stats import Estimate
 from mmpeft.study import comparison
 from mmpeft.study.comparison import Results, Variant
-from mmpeft.study.curve_report import Cells, framed
 from mmpeft.study.curves import ALL, LEVEL, joint_shifts, lines, pooled, spec_of
+from mmpeft.study.differences import Cells, compared, counted, framed
 from mmpeft.study.report import Prose, Table, cell, percent, rate_text, to_html, with_interval
 
 Floats = NDArray[np.float64]
@@ -148,7 +149,7 @@ def budgets_table(results: Results) -> Table:
         rows[label] = {"paper": at_paper.mean if at_paper else None} | {k: e.mean for k, e in enumerate(best, 1)}
         shown[label] = {"the paper's rate": cell(at_paper)}
         shown[label] |= {f"{k} trial{'s' if k > 1 else ''}": cell(e) for k, e in enumerate(best, 1)}
-    return framed(rows, shown, "No method has two rates with all their runs yet.")
+    return framed(rows, shown, "No method has two rates with all their runs yet.", results)
 
 
 def _at_paper(found: Sweep, label: str) -> Estimate | None:
@@ -167,7 +168,7 @@ def ranking_table(results: Results) -> Table:
     places = max((len(order) for order in orders.values()), default=0)
     frame = pd.DataFrame({name: [*order, *[""] * (places - len(order))] for name, order in orders.items()}).T
     frame.columns = [f"{place}." for place in range(1, places + 1)]
-    return Table(frame, to_html(frame) if places else "<p>Nothing can be ranked yet.</p>")
+    return counted(Table(frame, to_html(frame) if places else "<p>Nothing can be ranked yet.</p>"), results)
 
 
 def _orders(results: Results) -> dict[str, list[str]]:
@@ -201,9 +202,10 @@ def ranking(results: Results) -> Prose:
     swapped = _swapped(orders["the paper's rates"], [label for label in last if label in orders["the paper's rates"]])
     if not swapped:
         return Prose(f"{text} With the paper's rates it is the same as with the best rate of each.")
-    clear = [pair for pair in swapped if _clearly_swapped(found, *pair)]
+    clear = _clearly_swapped(found, swapped)
     text += f" Between the paper's rates and the best rate of each, {_said(swapped)} change places"
-    return Prose(f"{text}; {_said(clear) if clear else 'none of them'} with both differences clear of zero.")
+    text += f"; {_said(clear) if clear else 'none of them'} with both differences told apart from zero"
+    return Prose(f"{text}, after Holm's correction for {2 * len(swapped)} differences.")
 
 
 def _said(pairs: Iterable[tuple[str, str]]) -> str:
@@ -215,22 +217,20 @@ def _swapped(a: list[str], b: list[str]) -> list[tuple[str, str]]:
     return [(x, y) for x, y in combinations(a, 2) if x in b and y in b and b.index(x) > b.index(y)]
 
 
-def _clearly_swapped(found: Sweep, a: str, b: str) -> bool:
-    """Whether a is surely ahead of b at the paper's rates, and surely behind at the best ones, or the other way."""
-    at_paper = found.draws[:, found.paper_of(a)][:, 0] - found.draws[:, found.paper_of(b)][:, 0]
-    at_best = found.draws[:, _best(found, a)] - found.draws[:, _best(found, b)]
-    signs = [_sure_sign(draws) for draws in (at_paper, at_best)]
-    return signs[0] * signs[1] == -1
+def _clearly_swapped(found: Sweep, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The pairs of which one is surely ahead at the paper's rates and surely behind at the best ones, of all that swapped."""
+    at_paper = {label: int(np.flatnonzero(found.paper_of(label))[0]) for pair in pairs for label in pair}
+    leads = {}
+    for a, b in pairs:
+        for rates, i, j in (("paper", at_paper[a], at_paper[b]), ("best", _best(found, a), _best(found, b))):
+            leads[a, b, rates] = _estimate(found.mean[i] - found.mean[j], found.draws[:, i] - found.draws[:, j])
+    sure = verdicts(leads, 0.0)
+    return [(a, b) for a, b in pairs if {sure[a, b, "paper"], sure[a, b, "best"]} == {"higher", "lower"}]
 
 
 def _best(found: Sweep, label: str) -> int:
     trials = np.flatnonzero(found.trials_of(label))
     return int(trials[np.argmax(found.mean[trials])])
-
-
-def _sure_sign(draws: Floats) -> int:
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return int(low > 0) - int(high < 0)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -255,8 +255,9 @@ def spread_table(results: Results) -> Table:
         }
         rows[label] = {"best rate": found.rates[best]} | {name: e.mean if e else None for name, e in costs.items()}
         shown[label] = {"best rate": rate_text(found.rates[best])}
-        shown[label] |= {f"{name}, points": cell(e, sign=True) for name, e in costs.items()}
-    return framed(rows, shown, "No method has two rates with all their runs yet.")
+        shown[label] |= {"over the grid, points": cell(costs.pop("over the grid"), sign=True)}  # never below zero: no test
+        shown[label] |= {f"{name}, points": e for name, e in costs.items()}
+    return compared(rows, shown, "No method has two rates with all their runs yet.", results)
 
 
 def _cost(found: Sweep, best: int, other: int | None = None) -> Estimate | None:

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from mmpeft.errors import MmpeftError, unknown
 from mmpeft.methods import METHODS
 from mmpeft.plan import Question
 from mmpeft.records import Store
 from mmpeft.spec import RunSpec
-from mmpeft.stats import TaskScores, hierarchical_bootstrap
+from mmpeft.stats import TaskScores, draws_of, hierarchical_bootstrap, pool
 from mmpeft.study import tracks
 from mmpeft.study.claims import SEED_SD, Claim, Contrast, Ledger, Row
 from mmpeft.study.comparison import GROUPS, NUM_DRAWS, Results, Variant, read, settings_of
 from mmpeft.study.tracks import Tracks
+from mmpeft.summaries import sd_ratio
 from mmpeft.tasks import TASKS
 
 Verdict = Literal["supported", "contradicted", "undecided"]
@@ -193,7 +193,11 @@ def ruled(rule: str, verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def weighed(expect: str, low: float, high: float, margin: float) -> Verdict:
-    """The verdict on one contrast from its interval."""
+    """The verdict on one contrast from its interval.
+
+    Near asks that whole interval, of 95 % or more, to lie within the margin: params/claims.yaml says so, and was written
+    first. The pages' «equal» (decide.verdict) asks 90 %, two one-sided tests at 5 %, so that what is near is equal as well.
+    """
     if expect == "below":
         return weighed("above", -high, -low, margin)
     small = -margin <= low and high <= margin
@@ -255,12 +259,12 @@ def _combined(scores: Sequence[tuple[float, Mapping[str, TaskScores]]]) -> dict[
                 raise MmpeftError(f"task {task}: the rows were not scored on the same examples; rerun one of them.")
             at = {seed: i for i, seed in enumerate(part.seeds.tolist())}
             total += weight * part.scores[[at.get(seed, 0) for seed in seeds]]
-        combined[task] = TaskScores(total, np.array(seeds), first.examples, first.pictures)
+        combined[task] = TaskScores(total, np.array(seeds), first.examples, first.pictures, draws_of(seeds))
     return combined
 
 
 def _spread_ratio(scores: Sequence[tuple[float, Mapping[str, TaskScores]]], level: float) -> tuple[float, float, float] | None:
-    """Logarithm of the ratio of two spreads over seeds, with its interval by the F distribution of two sample variances.
+    """Logarithm of the ratio of two spreads over seeds, with its interval.
 
     None where a row has fewer than two seeds or no spread at all.
     """
@@ -270,10 +274,8 @@ def _spread_ratio(scores: Sequence[tuple[float, Mapping[str, TaskScores]]], leve
     means = [next(iter(found.values())).scores.mean(axis=1) for found in (above, below)]
     if min(map(len, means)) < 2 or min(values.var(ddof=1) for values in means) == 0:
         return None
-    ratio = means[0].var(ddof=1) / means[1].var(ddof=1)
-    freedom = [len(values) - 1 for values in means]
-    ends = stats.f.ppf([(1 + level) / 2, (1 - level) / 2], *freedom)
-    mean, low, high = (0.5 * math.log(value) for value in (ratio, ratio / ends[0], ratio / ends[1]))
+    ratio = sd_ratio(*means, level=level)
+    mean, low, high = (math.log(value) if value > 0 else -math.inf for value in ratio)
     return mean, low, high
 
 
@@ -296,14 +298,13 @@ def _scores(claim: Claim, known: Evidence, row: Row, contrast: Contrast) -> dict
 
 
 def _pooled(results: Results, parts: Sequence[tuple[Variant, TaskScores]]) -> TaskScores:
-    """Draws of the subset taken for seeds: one row for each pair of them."""
-    names = []
-    for variant, part in parts:
-        spec = results.variants[variant][0].spec
-        draw = f"/{spec.train.subset_seed}" if len(parts) > 1 else ""
-        names += [f"{seed}{draw}" if spec.method.trains else UNTRAINED for seed in part.seeds.tolist()]
-    first = parts[0][1]
-    return TaskScores(np.vstack([part.scores for _, part in parts]), np.array(names), first.examples, first.pictures)
+    """The runs of all draws of the subset, a row for each draw and seed; an untrained row has one run, of no seed."""
+    specs = [results.variants[variant][0].spec for variant, _ in parts]
+    if len(parts) > 1:
+        return pool([(spec.train.subset_seed, part) for spec, (_, part) in zip(specs, parts, strict=True)])
+    ((_, only),) = parts
+    names = [str(seed) if specs[0].method.trains else UNTRAINED for seed in only.seeds.tolist()]
+    return TaskScores(only.scores, np.array(names), only.examples, only.pictures)
 
 
 def _tasks(results: Results, over: str) -> list[str]:
