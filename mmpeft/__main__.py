@@ -278,10 +278,12 @@ def book(
     store: StoreFolder = None,
     execute: Annotated[bool, typer.Option("--execute/--no-execute", help="Whether to execute the notebooks first.")] = True,
 ) -> None:
-    """Execute the notebooks from the records and build the book; prints where its first page is."""
+    """Execute the notebooks from the records and build the book; prints what it holds and where its first page is."""
     from mmpeft.book import build
 
-    out.print(build(store, execute, scale), soft_wrap=True)
+    built = build(store, execute, scale)
+    out.print(built, soft_wrap=True)
+    out.print(built.page, soft_wrap=True)
 
 
 @app.command()

@@ -37,7 +37,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in questions():
         asked = Question.load(f"params/{name}.yaml", "params/scales/smoke.yaml")
         fill(store, asked.planned(), missing=0.6 if name == "learning_rate" else 0.0, failed=0.2)
-    return book.build(store.path, scale="smoke", folder=folder).parent
+    return book.build(store.path, scale="smoke", folder=folder).page.parent
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ import pandas as pd
 from mmpeft.errors import MmpeftError, unknown
 from mmpeft.files import write_whole
 from mmpeft.plan import load_question, questions
-from mmpeft.records import WORK_SECONDS, Record, Store, row_of
+from mmpeft.records import ROW_COLUMNS, WORK_SECONDS, Record, Store, row_of
 from mmpeft.study.comparison import full_marks
 from mmpeft.tasks import TASKS
 
@@ -71,7 +71,7 @@ def as_table(records: Iterable[Record], scale: str | None = None) -> pd.DataFram
     """One row a run with every column: its id, the questions it helps to answer, settings, scores (0–1), cost."""
     serves = answered(scale)
     rows = [{"run_id": r.run_id, "questions": ", ".join(serves.get(r.run_id, ())), **row_of(r)} for r in records]
-    columns = dict.fromkeys(["run_id", "questions", *(name for row in rows for name in row)])
+    columns = dict.fromkeys(["run_id", "questions", *ROW_COLUMNS, *(name for row in rows for name in row)])
     return pd.DataFrame({name: _column([row.get(name) for row in rows]) for name in columns})
 
 
