@@ -76,7 +76,7 @@ def notebook(
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".unfinished.{out.name}")  # in the same folder, so that the move is one step
     _execute(path, temporary, parameters)
-    _tidy(temporary)
+    _tidy(temporary, name)
     temporary.replace(out)
     return out
 
@@ -163,8 +163,11 @@ def private_kernels() -> Iterator[type]:
         yield PrivateKernelManager
 
 
-def _tidy(path: Path) -> None:
-    """Fold the cell that papermill wrote; drop what it noted about this machine, and bars that need a kernel."""
+def _tidy(path: Path, name: str) -> None:
+    """Fold the cell that papermill wrote; drop what it noted about this machine, and bars that need a kernel.
+
+    A figure's label gets the notebook's name before it, so that a copied notebook is a page of its own.
+    """
     import nbformat
 
     document = nbformat.read(path, as_version=4)
@@ -173,6 +176,9 @@ def _tidy(path: Path) -> None:
         tags = cell.metadata.get("tags", [])
         if "injected-parameters" in tags:
             cell.metadata["tags"] = [*tags, "hide-cell"]
+        figure = cell.metadata.get("mystnb", {}).get("figure", {})
+        if "name" in figure:
+            figure["name"] = f"{name}-{figure['name']}"
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     nbformat.write(document, path)

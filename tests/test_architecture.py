@@ -19,6 +19,7 @@ STUDY = (
     *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
     *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album"),
+    *("export", "explorer"),
 )
 """The modules right of the records, in their order."""
 

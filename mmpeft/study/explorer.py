@@ -74,7 +74,9 @@ def explore(table: pd.DataFrame) -> Explorer:
     """The columns of :func:`runs` that tell runs apart; scores in percent of the most that a metric can give."""
     table = table.reindex(columns=list(dict.fromkeys([*table.columns, *MEASURED])))
     table = table.sort_values(["task", "method", "connector", "seed"], key=_ranks, kind="stable", ignore_index=True)
-    seconds = table[list(WORK_SECONDS)].astype(float).sum(axis=1, min_count=1)
+    # A column in which every value is missing is one of numbers too.
+    numbers = table[["score", "learning_rate", "connector_learning_rate", *WORK_SECONDS]].astype(float)
+    seconds = numbers[list(WORK_SECONDS)].sum(axis=1, min_count=1)
     marks = [full_marks(task) if task in TASKS else 1.0 for task in table["task"]]
     shown = {
         "task": table["task"],
@@ -84,10 +86,10 @@ def explore(table: pd.DataFrame) -> Explorer:
         "location": table["location"],
         "size": _sizes(table),
         "trained": table["trainable_params"],
-        "score": (100 * table["score"] / marks).round(1),
+        "score": (100 * numbers["score"] / marks).round(1),
         "seed": table["seed"],
         "split": table["split"],
-        "learning rate": table["learning_rate"].fillna(table["connector_learning_rate"]),
+        "learning rate": numbers["learning_rate"].fillna(numbers["connector_learning_rate"]),
         "examples": table["train_num_examples"],
         "training": _lengths(table),
         "seconds": seconds.round(1),
@@ -119,7 +121,7 @@ def _ranks(column: pd.Series) -> pd.Series:
 def _sizes(table: pd.DataFrame) -> pd.Series:
     """LoRA's rank, the Adapter's bottleneck, Prefix's tokens."""
     fields = [METHODS[name].size_field for name in table["method"]]
-    sizes = [table[field].iloc[row] if field else None for row, field in enumerate(fields)]
+    sizes = [int(table[field].iloc[row]) if field else None for row, field in enumerate(fields)]
     return pd.Series(sizes, dtype="object")
 
 
