@@ -129,7 +129,7 @@ def test_status_without_a_name_counts_a_shared_run_once(tmp_path: Path) -> None:
     method, connector = load_question("method").planned(), load_question("connector").planned()
     shared = next(run for run in connector if run in method)
     cost = {"train_seconds": 3600.0, "eval_seconds": 1800.0, "track_seconds": 0.0}
-    lost = Record.failure(method[0], "ValueError: no reason", utc_now())
+    lost = Record.failure(method[-1], "ValueError: no reason", utc_now())
     good = {"status": "ok", "error": None, "cost": cost, "run_id": shared.run_id, "spec": shared.spec}
     for record in (lost, lost.model_copy(update=good)):
         Store(tmp_path).save(record)

@@ -1,6 +1,7 @@
 """Every run as one table of a page, which a reader sorts, searches and filters without a network."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from itables.javascript import generate_init_offline_itables_html, to_html_datatable
@@ -24,7 +25,11 @@ HEADS, FILTERS = {"target": 0, "content": ["order"]}, {"target": 1, "content": [
 """Above each column: arrows that sort by it, and a field that filters it, by words or by numbers."""
 
 
-WORDS = {"zeroRecords": "no run is like this", "emptyTable": "no run has left a record yet"}
+WORDS: dict[str, Any] = {
+    "zeroRecords": "no run is like this",
+    "emptyTable": "no run has left a record yet",
+    "entries": {"_": "runs", "1": "run"},
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +56,7 @@ class Explorer:
             scrollX=True,
             maxBytes=0,
             showIndex=False,
-            language={**WORDS, "entries": {"_": "runs", "1": "run"}},
+            language=WORDS,
             display_logo_when_loading=False,
         )
         return f'<div class="explorer">{generate_init_offline_itables_html(DATATABLES)}{table}</div>'
