@@ -20,12 +20,17 @@ from mmpeft import __version__
 from mmpeft.errors import MmpeftError, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from mmpeft.audit import Audit
-    from mmpeft.plan import Planned, Question
-    from mmpeft.records import Store
+    from mmpeft.plan import Question
+    from mmpeft.records import Record, Store
 
 NO, MISTAKE = 1, 2
 """Exit codes: the answer is no; the question was wrong."""
+
+ALL = "all questions"
+"""Where status counts a run once, however many questions need it."""
 
 LEVELS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
@@ -126,9 +131,11 @@ def _run(asked: "Question", store: "Store", workers: int, limit: int | None, ret
     if due:
         prepare_features(due, workers)
         run_missing(due, store, workers, retry_failed=retry_failed)
-    _print_status({asked.question: store.status(planned)})
-    _print_failures(store, planned)
-    return len(store.failed(planned))
+    records = store.records(planned)
+    counts = _counts(planned, records)
+    _print_status({asked.question: counts})
+    _print_failures(records)
+    return int(counts["failed"])
 
 
 def _print_scores(store: "Store", asked: "Question") -> None:
@@ -149,35 +156,72 @@ def _store(asked: "Question", folder: Path | None) -> "Store":
 
 @app.command()
 def status(question: QuestionName = None, scale: Scale = None, store: StoreFolder = None, as_json: AsJson = False) -> None:
-    """How far a question is (without a name: every question): planned, done, failed."""
+    """How far a question is (without a name: every question): planned, done, failed, hours that workers spent.
+
+    Questions share runs; the line for all of them counts each run once.
+    """
     from mmpeft.plan import load_question, questions
 
-    found: dict[str, dict[str, int]] = {}
-    failures: list[tuple[Store, list[Planned]]] = []
+    planned: dict[str, set[tuple[str, str]]] = {}
+    records: dict[tuple[str, str], Record] = {}
     for name in questions() if question is None else [question]:
         asked = load_question(name, scale)
-        records, planned = _store(asked, store), asked.planned()
-        found[asked.question] = records.status(planned)
-        failures.append((records, planned))
+        kept, runs = _store(asked, store), asked.planned()
+        planned[asked.question] = {(str(kept.path), run.run_id) for run in runs}
+        records |= {(str(kept.path), record.run_id): record for record in kept.records(runs)}
+    if question is None:
+        planned[ALL] = set().union(*planned.values())
+    found = {name: _counts(runs, [records[run] for run in runs if run in records]) for name, runs in planned.items()}
     if as_json:
         _print_json(found)
         return
     _print_status(found)
-    for records, planned in failures:
-        _print_failures(records, planned)
+    _print_failures(records.values())
 
 
-def _print_status(found: dict[str, dict[str, int]]) -> None:
-    table = Table("question", "planned", "done", "failed", box=None, pad_edge=False)
-    for name, counts in found.items():
-        table.add_row(name, *(str(counts[key]) for key in ("planned", "done", "failed")))
+def _counts(planned: "Collection[Any]", records: "Collection[Record]") -> dict[str, float]:
+    """``{planned, done, failed, worker_hours}``."""
+    from mmpeft.records import worker_hours
+
+    states = [record.status for record in records]
+    counts = {"planned": len(planned), "done": states.count("ok"), "failed": states.count("failed")}
+    return {**counts, "worker_hours": round(worker_hours(records), 3)}
+
+
+def _print_status(found: dict[str, dict[str, float]]) -> None:
+    total = found.get(ALL)
+    table = Table("question", "planned", "done", "failed", "worker-hours", box=None, pad_edge=False)
+    for name in [name for name in found if name != ALL]:
+        counts = found[name]
+        table.add_row(name, *(str(counts[key]) for key in ("planned", "done", "failed")), f"{counts['worker_hours']:.1f}")
     out.print(table)
+    if total:
+        hours = f"{total['worker_hours']:.1f} worker-hours"
+        out.print(f"{ALL}: {total['planned']} runs, {total['done']} done, {total['failed']} failed, {hours}", soft_wrap=True)
 
 
-def _print_failures(store: "Store", planned: "list[Planned]") -> None:
-    for one in store.failed(planned):
-        record = store.load(one.run_id)
-        out.print(f"failed: {one.run_id} ({one.spec.task}, {one.spec.method.label}):", record and record.error, markup=False)
+def _print_failures(records: "Iterable[Record]") -> None:
+    for record in records:
+        if record.status == "failed":
+            where = f"{record.spec.task}, {record.spec.method.label}"
+            out.print(f"failed: {record.run_id} ({where}): {record.error}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    question: Annotated[str | None, typer.Option(help="Only the runs of this question; by default every record.")] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="peft (a JSON file a run, as its comparison of methods reads them), csv or parquet.")
+    ] = "peft",
+    scale: Scale = None,
+    store: StoreFolder = None,
+) -> None:
+    """Write the recorded runs, failed ones included, to files for other programs."""
+    from mmpeft.study.export import export as write
+
+    paths = write(folder, form, question, scale, store)
+    out.print(f"{len(paths)} files below {folder}" if len(paths) > 1 else paths[0], soft_wrap=True)
 
 
 @app.command()
@@ -278,10 +322,12 @@ def book(
     store: StoreFolder = None,
     execute: Annotated[bool, typer.Option("--execute/--no-execute", help="Whether to execute the notebooks first.")] = True,
 ) -> None:
-    """Execute the notebooks from the records and build the book; prints where its first page is."""
+    """Execute the notebooks from the records and build the book; prints what it holds and where its first page is."""
     from mmpeft.book import build
 
-    out.print(build(store, execute, scale), soft_wrap=True)
+    built = build(store, execute, scale)
+    out.print(built, soft_wrap=True)
+    out.print(built.page, soft_wrap=True)
 
 
 @app.command()

@@ -11,8 +11,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from mmpeft.registry import DATA
 TIMEOUT_SECONDS = 1800
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MODEL = "tiny-llava"
+DOWNLOADS = ("runs.csv", "runs.parquet")
+FIGURE = '<span class="caption-number">Fig.'
 
 
 def root() -> Path:
@@ -72,7 +76,7 @@ def notebook(
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".unfinished.{out.name}")  # in the same folder, so that the move is one step
     _execute(path, temporary, parameters)
-    _tidy(temporary)
+    _tidy(temporary, name)
     temporary.replace(out)
     return out
 
@@ -159,8 +163,11 @@ def private_kernels() -> Iterator[type]:
         yield PrivateKernelManager
 
 
-def _tidy(path: Path) -> None:
-    """Fold the cell that papermill wrote; drop what it noted about this machine, and bars that need a kernel."""
+def _tidy(path: Path, name: str) -> None:
+    """Fold the cell that papermill wrote; drop what it noted about this machine, and bars that need a kernel.
+
+    A figure's label gets the notebook's name before it, so that a copied notebook is a page of its own.
+    """
     import nbformat
 
     document = nbformat.read(path, as_version=4)
@@ -169,6 +176,9 @@ def _tidy(path: Path) -> None:
         tags = cell.metadata.get("tags", [])
         if "injected-parameters" in tags:
             cell.metadata["tags"] = [*tags, "hide-cell"]
+        figure = cell.metadata.get("mystnb", {}).get("figure", {})
+        if "name" in figure:
+            figure["name"] = f"{name}-{figure['name']}"
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     nbformat.write(document, path)
@@ -179,13 +189,54 @@ def _tidy(path: Path) -> None:
 # --------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Built:
+    """A book that was built, counted from its files.
+
+    Attributes:
+        page: Its first page.
+        warnings: What Sphinx warned of.
+        seconds: How long it took, notebooks included.
+    """
+
+    page: Path
+    warnings: int
+    seconds: float
+
+    @property
+    def pages(self) -> int:
+        """The pages of its table of contents."""
+        return len(self._pages())
+
+    @property
+    def figures(self) -> int:
+        """The figures that have a number."""
+        return sum(path.read_text(encoding="utf-8").count(FIGURE) for path in self._pages())
+
+    @property
+    def size_bytes(self) -> int:
+        """All files together."""
+        return sum(path.stat().st_size for path in self.page.parent.rglob("*") if path.is_file())
+
+    def _pages(self) -> list[Path]:
+        html = self.page.parent
+        paths = [html / f"{name}.html" for name in _contents(html.parent.parent)]
+        return [path for path in paths if path.is_file()]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.pages} pages, {self.figures} figures, {self.size_bytes / 1e6:.1f} MB, "
+            f"{self.warnings} warnings, {self.seconds:.0f} seconds"
+        )
+
+
 def build(
     store: str | Path | None = None,
     execute: bool = True,
     scale: str | None = None,
     folder: str | Path | None = None,
-) -> Path:
-    """The book's first page.
+) -> Built:
+    """The book, built.
 
     Args:
         store: Records to read instead of the questions' own.
@@ -196,6 +247,7 @@ def build(
     Raises:
         MmpeftError: A notebook failed, or the build gave a warning.
     """
+    clock = time.perf_counter()
     place = Path(folder) if folder else root() / "book"
     names = pages() if execute else []
     with _steps(len(names) + 1) as step:
@@ -204,15 +256,21 @@ def build(
             notebook(name, *_given(name, store, scale, place / "_executed" / f"{name}.ipynb"))
         step("pages")
         _write_model_page(place / "_executed" / "model.md")
-        return _pages(place)
+        _write_downloads(place / "_executed", store, scale)
+        page, warnings = _pages(place)
+    return Built(page, warnings, time.perf_counter() - clock)
 
 
 def pages() -> list[str]:
     """The notebooks that are pages of the book, in the order of its table of contents."""
-    contents = read_yaml(root() / "book" / "_toc.yml")
-    files = [chapter["file"] for part in contents["parts"] for chapter in part["chapters"]]
-    names = [Path(file).name for file in files if file.startswith("_executed/")]
+    names = [Path(file).name for file in _contents(root() / "book") if file.startswith("_executed/")]
     return [name for name in names if name in notebooks()]
+
+
+def _contents(place: Path) -> list[str]:
+    """What a book's table of contents lists, the first page first."""
+    contents = read_yaml(place / "_toc.yml")
+    return [contents["root"], *(chapter["file"] for part in contents.get("parts", ()) for chapter in part["chapters"])]
 
 
 def _given(name: str, store: str | Path | None, scale: str | None, out: Path) -> tuple[list[Path], Path, dict[str, Any]]:
@@ -230,8 +288,8 @@ def _given(name: str, store: str | Path | None, scale: str | None, out: Path) ->
     return files, out, overrides
 
 
-def _pages(place: Path) -> Path:
-    """Build the pages.
+def _pages(place: Path) -> tuple[Path, int]:
+    """The first of the pages, now built, and how often Sphinx warned.
 
     Raises:
         MmpeftError: Sphinx warned; its words are in the message.
@@ -240,11 +298,20 @@ def _pages(place: Path) -> Path:
     command += ["build", str(place), "-W", "-n", "--keep-going", "--all"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     page = place / "_build" / "html" / "index.html"
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    told = [line for line in lines if "WARNING" in line or "ERROR" in line]
     if done.returncode or not page.is_file():
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        told = [line for line in lines if "WARNING" in line or "ERROR" in line] or lines[-15:]
-        raise MmpeftError("the book was not built:\n" + "\n".join(told))
-    return page
+        raise MmpeftError("the book was not built:\n" + "\n".join(told or lines[-15:]))
+    return page, len(told)
+
+
+def _write_downloads(folder: Path, store: str | Path | None, scale: str | None) -> None:
+    """Every run with every column, for the page that lists them."""
+    from mmpeft.study.export import as_table, recorded, write_table
+
+    table = as_table(recorded(scale=scale, store=store), scale)
+    for name in DOWNLOADS:
+        write_table(table, folder / name)
 
 
 def _write_model_page(path: Path) -> None:

@@ -16,20 +16,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmpeft.errors import MmpeftError
 from mmpeft.plan import Planned
@@ -47,6 +41,8 @@ POLL_SECONDS = 0.2
 DEATHS_ALLOWED = 1
 """How many workers may die in a run before it counts as failed: one may be an accident."""
 DEATHS_BETWEEN_RUNS_ALLOWED = 3
+LINE_SECONDS = 60.0
+COUNTS = "{task.fields[done]} done, {task.fields[failed]} failed, {task.remaining:.0f} remaining"
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ def run_missing(
         def report(run_id: str) -> None:
             record = store.load(run_id)
             ended[record.status if record else "lost"] += 1
-            advance(ended["failed"])
+            advance(ended["ok"], ended["failed"])
 
         if missing:
             engine(missing, store, run, report)
@@ -262,20 +258,35 @@ def _imported(run: RunFunction | str) -> RunFunction:
 
 
 @contextmanager
-def _bar(total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
-    """A function that advances the progress bar by one run, given the number of failures so far."""
+def _bar(total: int, *, shown: bool) -> Iterator[Callable[[int, int], None]]:
+    """A function that shows how far the sweep is, given how many runs are done and how many have failed so far.
+
+    A terminal gets a bar; a file or a pipe gets a line, at most once in LINE_SECONDS and at the end.
+    """
+    console = Console(stderr=True, highlight=False)
     if not shown:
-        yield lambda failed: None
-        return
-    columns = (
-        TextColumn("runs"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[failed]} failed"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), speed_estimate_period=600) as bar:
-        task = bar.add_task("runs", total=total, failed=0)
-        yield lambda failed: bar.update(task, advance=1, failed=failed)
+        yield lambda done, failed: None
+    elif console.is_terminal:
+        columns = (BarColumn(), TextColumn(COUNTS), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        with Progress(*columns, console=console, speed_estimate_period=600) as bar:
+            task = bar.add_task("runs", total=total, done=0, failed=0)
+            yield lambda done, failed: bar.update(task, completed=done + failed, done=done, failed=failed)
+    else:
+        yield _Lines(total, console)
+
+
+class _Lines:
+    """Progress for a log: a line now and then."""
+
+    def __init__(self, total: int, console: Console) -> None:
+        self.total, self.console = total, console
+        self.started = self.said = time.monotonic()
+
+    def __call__(self, done: int, failed: int) -> None:
+        now, ended = time.monotonic(), done + failed
+        if now - self.said < LINE_SECONDS and ended < self.total:
+            return
+        self.said = now
+        remaining = self.total - ended
+        left = timedelta(seconds=round((now - self.started) / ended * remaining)) if ended else "unknown"
+        self.console.print(f"{done} done, {failed} failed, {remaining} remaining, {left} left", soft_wrap=True)

@@ -335,6 +335,8 @@ def load_question(name: str, scale: str | None = None) -> Question:
         path = params_folder() / f"{name}.yaml"
         if not path.is_file():
             raise unknown("question", name, questions())
+        if (said := read_yaml(path).get("question")) != name:
+            raise MmpeftError(f"{path.name}: question: says '{said}'; write the file's own name, '{name}'.")
     own = read_yaml(path).get("scale")
     return Question.load(path) if scale in (None, own) else Question.load(path, scale_file(scale))
 

@@ -43,6 +43,10 @@ ROW_COLUMNS = (
 )
 """The columns every table of records has, in this order; scores, cost and the other settings follow."""
 
+WORK_SECONDS = ("train_seconds", "eval_seconds", "track_seconds")
+"""What a worker's time went into, by the names in a record's cost."""
+
+
 class Checkpoint(BaseModel):
     """What a run scored on one task at one moment of its training.
 
@@ -237,17 +241,25 @@ class Store:
         states = [record.status for run in planned if (record := self.load(run.run_id))]
         return {"planned": len(planned), "done": states.count("ok"), "failed": states.count("failed")}
 
+    def records(self, planned: Sequence[Planned] | None = None) -> list[Record]:
+        """The records there are, failed ones included.
+
+        Args:
+            planned: Only of these runs, in this order; without it, every record of the store.
+        """
+        if planned is None:
+            found = [self._read(path) for path in sorted((self.path / "records").glob("*.json"))]
+        else:
+            found = [self.load(run.run_id) for run in planned]
+        return [record for record in found if record]
+
     def collect(self, planned: Sequence[Planned] | None = None) -> pd.DataFrame:
         """One row a run, failed ones included: settings, scores (0–1) and cost.
 
         Args:
-            planned: Only these runs, in this order; without it, every record of the store.
+            planned: As for :meth:`records`.
         """
-        if planned is None:
-            records = [self._read(path) for path in sorted((self.path / "records").glob("*.json"))]
-        else:
-            records = [self.load(run.run_id) for run in planned]
-        rows = [_row(record) for record in records if record]
+        rows = [row_of(record) for record in self.records(planned)]
         columns = dict.fromkeys([*ROW_COLUMNS, *(name for row in rows for name in row)])
         return pd.DataFrame(rows, columns=pd.Index(list(columns)))
 
@@ -370,7 +382,12 @@ def status(question: Question) -> dict[str, int]:
     return Store(question.store_folder()).status(question.planned())
 
 
-def _row(record: Record) -> dict[str, Any]:
+def worker_hours(records: Iterable[Record]) -> float:
+    """The hours that workers spent training, evaluating and asking on the way; of a failed run none are known."""
+    return sum(record.cost.get(part) or 0.0 for record in records for part in WORK_SECONDS) / 3600
+
+
+def row_of(record: Record) -> dict[str, Any]:
     """The record as one flat row: a method's fields keep their names, train's and eval's are prefixed."""
     from mmpeft.tasks import TASKS
 

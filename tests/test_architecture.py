@@ -20,6 +20,7 @@ STUDY = (
     *("spread", "paper_sweeps", "tracks", "track_report", "faith_report", "flops", "efficiency"),
     *("claims", "verdicts", "ledger", "guide", "guide_report"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "answers"),
+    *("export", "explorer"),
 )
 """The modules right of the records, in their order."""
 

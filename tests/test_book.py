@@ -3,6 +3,7 @@
 import functools
 import http.server
 import json
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 from fixture_records import fill
@@ -39,7 +41,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in questions():
         asked = Question.load(f"params/{name}.yaml", "params/scales/smoke.yaml")
         fill(store, asked.planned(), missing=0.6 if name == "learning_rate" else 0.0, failed=0.2)
-    return book.build(store.path, scale="smoke", folder=folder).parent
+    return book.build(store.path, scale="smoke", folder=folder).page.parent
 
 
 @pytest.fixture(scope="session")
@@ -151,6 +153,102 @@ def test_a_page_opens_without_errors_and_asks_nothing_from_outside(page: str, br
 def test_a_page_fits_a_phone(page: str, browser: Any, address: str) -> None:
     open_page(browser, f"{address}/{page}.html", PHONE)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= PHONE
+
+
+def explorer(browser: Any, address: str) -> None:
+    """Open the page of all runs and wait for its table."""
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    open_page(browser, f"{address}/_executed/explorer.html")
+    WebDriverWait(browser, 60).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".explorer tbody td:nth-child(9)"))
+
+
+def heads(browser: Any, column: str, part: str) -> Any:
+    """The part of this column's head."""
+    position = titles(browser).index(column)
+    return browser.find_elements("css selector", f".dt-scroll-head [data-dt-column='{position}'] {part}")[0]
+
+
+def titles(browser: Any) -> list[str]:
+    """The names of the columns."""
+    names = "return [...document.querySelectorAll('.dt-scroll-head .dt-column-title')].map(title => title.innerText)"
+    return list(browser.execute_script(names))
+
+
+def press(browser: Any, button: Any) -> None:
+    """Press it, also where the table must be scrolled for it."""
+    browser.execute_script("arguments[0].click()", button)
+
+
+def column(browser: Any, name: str) -> list[str]:
+    """The cells of a column, as they are shown."""
+    rows = "[...document.querySelectorAll('.explorer .dt-scroll-body tbody tr')]"
+    cells = f"return {rows}.map(row => row.cells[arguments[0]].innerText)"
+    return list(browser.execute_script(cells, titles(browser).index(name)))
+
+
+def fill_in(browser: Any, field: Any, words: str) -> None:
+    """Type the words there."""
+    typed = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))"
+    browser.execute_script(typed, field, words)
+
+
+def number_shown(browser: Any) -> int:
+    """How many runs the table says are left."""
+    words = browser.find_element("css selector", ".explorer .dt-info").text
+    return int(words.split(" of ")[1].split()[0].replace(",", ""))
+
+
+def test_every_run_can_be_sorted_by_a_number(browser: Any, address: str) -> None:
+    explorer(browser, address)
+    upwards, downwards = [], []
+    for sizes in (upwards, downwards):
+        press(browser, heads(browser, "trained", "button.dtcc-button_order"))
+        sizes += [int(text) for text in column(browser, "trained") if text]  # a failed run has none and comes first
+    assert upwards == sorted(upwards) and downwards == sorted(downwards, reverse=True)
+    assert downwards[0] >= 9000  # as words, 910 would come before 9000
+
+
+def test_every_run_can_be_filtered_by_a_column_and_searched_by_words(browser: Any, address: str) -> None:
+    explorer(browser, address)
+    total = number_shown(browser)
+    fill_in(browser, heads(browser, "method", "input"), "LoRA")
+    assert set(column(browser, "method")) == {"LoRA"}
+    filtered = number_shown(browser)
+    assert 0 < filtered < total
+    fill_in(browser, browser.find_element("css selector", ".explorer .dt-search input"), "tuned")
+    assert set(column(browser, "connector")) == {"tuned"} and set(column(browser, "method")) == {"LoRA"}
+    assert 0 < number_shown(browser) < filtered
+
+
+def test_a_failed_run_says_why_in_the_table_of_every_run(browser: Any, address: str) -> None:
+    explorer(browser, address)
+    fill_in(browser, browser.find_element("css selector", ".explorer .dt-search input"), "TrainingDiverged")
+    assert set(column(browser, "error")) == {"TrainingDiverged: the loss is <nan> at step 3"}
+    assert set(column(browser, "score")) == {""}
+
+
+def test_every_run_can_be_taken_away_as_a_file(html: Path) -> None:
+    text = (html / "_executed" / "explorer.html").read_text(encoding="utf-8")
+    tables = []
+    for name, read in (("runs.csv", pd.read_csv), ("runs.parquet", pd.read_parquet)):
+        (link,) = set(re.findall(rf'href="([^"]*/{name})"', text))
+        tables.append(read(html / "_executed" / link))
+    assert len(tables[0]) == len(tables[1]) > 100 and set(tables[0].columns) == set(tables[1].columns)
+    assert f"{len(tables[0])} runs left a record" in text
+    assert len(text) < 5_000_000
+
+
+def test_the_build_counts_what_it_made(html: Path) -> None:
+    built = book.Built(html / "index.html", warnings=0, seconds=61.4)
+    assert built.pages == len(PAGES)
+    written = [path.read_text(encoding="utf-8").count("{figure}") for path in Path("book").glob("*.md")]
+    plotted = [path.read_text(encoding="utf-8").count('"figure": {') for path in Path("notebooks").glob("*.ipynb")]
+    assert built.figures == sum(written) + sum(plotted) > 10
+    assert str(built).startswith(f"{len(PAGES)} pages, {built.figures} figures, ")
+    assert str(built).endswith(" MB, 0 warnings, 61 seconds")
+    assert built.size_bytes > (html / "_executed" / "explorer.html").stat().st_size
 
 
 def test_formulas_are_drawn(browser: Any, address: str) -> None:

@@ -16,7 +16,7 @@ from mmpeft.plan import load_question, questions
 from mmpeft.records import Record, Store, utc_now
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("run", "status", "audit", "data", "notebook", "book", "doctor", "base")
+COMMANDS = ("run", "status", "export", "audit", "data", "notebook", "book", "doctor", "base")
 
 SMALL = """
 question: small
@@ -116,18 +116,44 @@ def test_status_counts_planned_done_and_failed(small: Path, tmp_path: Path) -> N
     assert run_missing(planned[:1], store, progress=False, run="mmpeft.run.run").done == 1
     store.save(Record.failure(planned[1], "ValueError: no reason", utc_now()))
     shown = call("status", small, "--store", store.path, "--json")
-    assert json.loads(shown.stdout) == {"small": {"planned": 2, "done": 1, "failed": 1}}
+    found = json.loads(shown.stdout)
+    assert found == {"small": {"planned": 2, "done": 1, "failed": 1, "worker_hours": found["small"]["worker_hours"]}}
     people = call("status", small, "--store", store.path)
     assert people.exit_code == 0
-    assert people.stdout.splitlines()[0].split() == ["question", "planned", "done", "failed"]
-    assert people.stdout.splitlines()[1].split() == ["small", "2", "1", "1"]
+    assert people.stdout.splitlines()[0].split() == ["question", "planned", "done", "failed", "worker-hours"]
+    assert people.stdout.splitlines()[1].split() == ["small", "2", "1", "1", "0.0"]
     assert f"failed: {planned[1].run_id} (mini-vqav2, LoRA): ValueError: no reason" in people.stdout
 
 
-def test_status_without_a_name_lists_every_question() -> None:
-    found = json.loads(call("status", "--scale", "smoke", "--json").stdout)
-    assert list(found) == questions()
-    assert all(set(counts) == {"planned", "done", "failed"} for counts in found.values())
+def test_status_without_a_name_counts_a_shared_run_once(tmp_path: Path) -> None:
+    method, connector = load_question("method").planned(), load_question("connector").planned()
+    shared = next(run for run in connector if run in method)
+    cost = {"train_seconds": 3600.0, "eval_seconds": 1800.0, "track_seconds": 0.0}
+    lost = Record.failure(method[-1], "ValueError: no reason", utc_now())
+    good = {"status": "ok", "error": None, "cost": cost, "run_id": shared.run_id, "spec": shared.spec}
+    for record in (lost, lost.model_copy(update=good)):
+        Store(tmp_path).save(record)
+    shown = call("status", "--store", tmp_path, "--json")
+    found = json.loads(shown.stdout)
+    assert list(found) == [*questions(), "all questions"]
+    assert found["method"]["worker_hours"] == found["connector"]["worker_hours"] == 1.5
+    total = found.pop("all questions")
+    assert (total["done"], total["failed"], total["worker_hours"]) == (1, 1, 1.5)
+    assert max(each["planned"] for each in found.values()) < total["planned"] < sum(each["planned"] for each in found.values())
+    last = call("status", "--store", tmp_path).stdout.splitlines()
+    assert f"all questions: {total['planned']} runs, 1 done, 1 failed, 1.5 worker-hours" in last
+
+
+def test_export_writes_a_file_for_each_recorded_run(small: Path, tmp_path: Path) -> None:
+    store, out = Store(tmp_path / "store"), tmp_path / "out"
+    run_missing(load_question(str(small)).planned(), store, progress=False)
+    assert call("export", out, "--store", store.path).stdout.startswith("2 files below ")
+    assert len(list(out.glob("mini-vqav2/results/*.json"))) == 2
+    assert call("export", out, "--store", store.path, "--format", "csv").stdout.strip() == str(out / "runs.csv")
+    wrong = call("export", out, "--store", store.path, "--format", "cvs")
+    assert wrong.exit_code == 2 and "unknown format 'cvs'. Did you mean 'csv'?" in wrong.stderr
+    nothing = call("export", out, "--store", tmp_path / "empty")
+    assert nothing.exit_code == 2 and "no run has left a record" in nothing.stderr
 
 
 def test_run_makes_what_is_missing_and_no_more(small: Path, tmp_path: Path) -> None:
@@ -219,7 +245,8 @@ def test_a_corrupted_record_is_named_and_the_rest_counted(small: Path, tmp_path:
     store.record_path(planned[0].run_id).write_text('{"schema": 1')
     done = elsewhere("status", small, "--store", store.path, "--json")
     assert done.returncode == 0
-    assert json.loads(done.stdout) == {"small": {"planned": 2, "done": 1, "failed": 0}}
+    found = json.loads(done.stdout)["small"]
+    assert (found["planned"], found["done"], found["failed"]) == (2, 1, 0)
     assert f"{planned[0].run_id}.json is corrupted" in done.stderr and "Traceback" not in done.stderr
 
 

@@ -1,6 +1,7 @@
 """Execution: each run once, failures are rows, the dead are replaced, and a killed sweep can be taken up."""
 
 import os
+import re
 import subprocess
 import sys
 from contextlib import AbstractContextManager
@@ -67,6 +68,28 @@ def test_the_function_may_be_given_by_its_dotted_path(store: Store) -> None:
 def test_another_engine_fits_behind_the_same_interface(store: Store) -> None:
     summary = run_missing(make_plan(2), store, workers=4, progress=False, run=good, engine=serial)
     assert summary == Summary(done=2, failed=0, skipped=0)
+
+
+def test_a_log_gets_a_line_with_what_is_done_failed_and_left(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_missing(make_plan(4), store, run=odd_ones_fail)
+    assert capsys.readouterr().err.splitlines() == ["2 done, 2 failed, 0 remaining, 0:00:00 left"]
+    monkeypatch.setattr("mmpeft.execute.LINE_SECONDS", 0.0)
+    run_missing(make_plan(6), store, run=odd_ones_fail)
+    first, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"1 done, 0 failed, 1 remaining, \d+:\d\d:\d\d left", first)
+    assert last.startswith("1 done, 1 failed, 0 remaining, ")
+
+
+def test_a_terminal_gets_a_bar_with_the_same_counts(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    run_missing(make_plan(4), store, run=odd_ones_fail)
+    assert "2 done, 2 failed, 0 remaining" in capsys.readouterr().err
 
 
 def test_a_failing_run_is_a_row_with_its_error_and_the_sweep_goes_on(store: Store) -> None:

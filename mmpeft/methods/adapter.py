@@ -50,6 +50,7 @@ class Adapter(Method):
     label: ClassVar[str] = "Adapter"
     formula: ClassVar[str] = "h' = h + W_up f(W_down h)"
     size_field: ClassVar[str | None] = "bottleneck_size"
+    peft_type: ClassVar[str | None] = "BOTTLENECK"
 
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig":
         """Our BottleneckConfig, anchored on the decoder's linear maps or blocks."""

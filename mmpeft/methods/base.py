@@ -22,6 +22,7 @@ class Method(BaseModel, ABC):
         has_location: Whether attention, mlp or both is a choice; a method without one is always "both".
         tunes_connector: Whether the method is meaningless without a tuned connector.
         size_field: The field that decides how many parameters it has; None where none does.
+        peft_type: Its type in peft's own files; words in lower case for what peft does not know, None for full fine-tuning.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -35,6 +36,7 @@ class Method(BaseModel, ABC):
     has_location: ClassVar[bool] = True
     tunes_connector: ClassVar[bool] = False
     size_field: ClassVar[str | None] = None
+    peft_type: ClassVar[str | None] = None
 
     @abstractmethod
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig | None":

@@ -31,6 +31,7 @@ class ZeroShot(Baseline):
     label: ClassVar[str] = "Zero-shot"
     formula: ClassVar[str] = "h = W x"
     trains: ClassVar[bool] = False
+    peft_type: ClassVar[str | None] = "zero-shot"
 
 
 class Connector(Baseline):
@@ -41,6 +42,7 @@ class Connector(Baseline):
     label: ClassVar[str] = "Connector only"
     formula: ClassVar[str] = "h = W x, image embeddings trained"
     tunes_connector: ClassVar[bool] = True
+    peft_type: ClassVar[str | None] = "connector-only"
 
 
 class Full(Baseline):

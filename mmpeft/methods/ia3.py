@@ -23,6 +23,7 @@ class Ia3(Method):
 
     label: ClassVar[str] = "(IA)³"
     formula: ClassVar[str] = "k' = l_k ⊙ k, v' = l_v ⊙ v, mlp = W_down (l_ff ⊙ a)"
+    peft_type: ClassVar[str | None] = "IA3"
     mergeable: ClassVar[bool] = True
 
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig":

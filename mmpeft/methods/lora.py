@@ -34,6 +34,7 @@ class Lora(Method):
     label: ClassVar[str] = "LoRA"
     formula: ClassVar[str] = "h = W x + (alpha / r) B A x"
     size_field: ClassVar[str | None] = "r"
+    peft_type: ClassVar[str | None] = "LORA"
     mergeable: ClassVar[bool] = True
 
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig":

@@ -35,6 +35,7 @@ class Prefix(Method):
     label: ClassVar[str] = "Prefix"
     formula: ClassVar[str] = "attention(q, [P_k; K], [P_v; V])"
     size_field: ClassVar[str | None] = "num_virtual_tokens"
+    peft_type: ClassVar[str | None] = "PREFIX_TUNING"
     has_location: ClassVar[bool] = False
 
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig":
