@@ -63,15 +63,15 @@ def test_papermill_files_and_load_question_mean_the_same(name: str) -> None:
     assert Question.from_parameters(injected) == load_question(name, "smoke")
 
 
-def test_the_method_question_compares_seven_methods_frozen_and_tuned_on_eight_tasks_and_three_seeds() -> None:
+def test_the_method_question_compares_seven_methods_frozen_and_tuned_on_eight_tasks_and_five_seeds() -> None:
     specs = load_question("method").specs()
     by_method = Counter(spec.method.name for spec in specs)
     assert by_method["zero-shot"] == 8
-    assert by_method["connector"] == 8 * 3
+    assert by_method["connector"] == 8 * 5
     for name in ("full", "lora", "ia3", "adapter", "prefix"):
         assert Counter(spec.connector.tuned for spec in specs if spec.method.name == name) == {
-            True: 24,
-            False: 24,
+            True: 40,
+            False: 40,
         }
     assert len({spec.task for spec in specs}) == 8
 
