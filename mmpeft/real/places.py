@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from socket import gaierror
 from typing import Any
 
 from mmpeft.errors import MmpeftError
@@ -130,14 +131,14 @@ class Hub(Place):
     config: str | None = None
     data_files: str | None = None
     revision: str | None = None
-    _commit: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    _read_at: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
-        """The repository, and the commit once it is known."""
+        """The repository, and once it was read: at which commit, or that it was a local copy."""
         part = "/".join(word for word in (self.config, self.data_files or self.split) if word)
-        commit = self._commit.get("sha") or self.revision
-        return f"{self.repo}{'@' + commit[:12] if commit else ''}:{part}"
+        at = self._read_at.get("commit") or self.revision
+        return f"{self.repo}{'@' + at if at else ''}:{part}"
 
     def items(self, pictures: bool = True) -> Iterator[Item]:
         """The questions of the repository."""
@@ -173,12 +174,13 @@ class Hub(Place):
         if self.data_files:
             options["data_files"] = {self.split: self.data_files}
         if copy and copy.is_dir():
+            self._read_at["commit"] = "local copy"
             return datasets.load_dataset(str(copy), self.config, split=self.split, streaming=True, **options)
-        if "sha" not in self._commit:
+        if self._read_at.get("commit", "local copy") == "local copy":
             from huggingface_hub import HfApi
 
-            self._commit["sha"] = HfApi().dataset_info(self.repo, revision=self.revision).sha or ""
-        commit = self._commit["sha"] or None
+            self._read_at["commit"] = HfApi().dataset_info(self.repo, revision=self.revision).sha or "main"
+        commit = self._read_at["commit"]
         return datasets.load_dataset(self.repo, self.config, split=self.split, streaming=True, revision=commit, **options)
 
     def _told(self, do: Callable[..., Any], *args: Any, **options: Any) -> Any:
@@ -191,7 +193,6 @@ class Hub(Place):
 
 def _reason(error: Exception, repo: str) -> str:
     """Why a repository cannot be read, and what would help. The libraries' errors are told apart by their chain of causes."""
-    import httpx
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub import errors
 
@@ -209,7 +210,8 @@ def _reason(error: Exception, repo: str) -> str:
         return "the pinned revision is gone; look up a newer one and give the task a new version"
     if any_of(errors.RepositoryNotFoundError, DatasetNotFoundError):
         return "not on the hub, or moved; look up its new name and add it to the dataset's file"
-    if any_of(errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, httpx.TransportError):
+    unreached = any(kind.__name__ == "TransportError" for one in chain for kind in type(one).__mro__)  # httpx's, or httpx2's
+    if unreached or any_of(errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, gaierror):
         return f"no network; connect, or put a copy of the repository at $MMPEFT_DATA/{repo}"
     if "scripts are no longer supported" in said:
         return "only a loading script, which datasets no longer runs; use another place"
