@@ -289,7 +289,8 @@ def datasets(
             from mmpeft.seen import first_example
 
             seen = first_example(task, model, task.splits[0])
-            out.print(f"  {seen.example_id}, {seen.picture[0]} × {seen.picture[1]} pixels, {seen.num_tokens} tokens", markup=False)
+            size = " × ".join(map(str, seen.picture))
+            out.print(f"  {seen.example_id}, {size} pixels, {seen.num_tokens} tokens, {seen.num_unknown} unknown", markup=False)
             out.print(f"  in:     {seen.text!r}\n  labels: {seen.labels!r}", markup=False, soft_wrap=True)
     if overlap:
         _print_overlaps(overlaps(chosen))

@@ -227,7 +227,7 @@ class Question(Part):
         return list(runs)
 
     def _tasks_in_columns(self) -> list[str]:
-        """The tasks that the question needs; a task has its column's name: ``mini-okvqa``, ``okvqa`` and ``okvqa-llava`` that of OKVQA."""
+        """The tasks that the question needs; ``mini-okvqa``, ``okvqa`` and ``okvqa-llava`` have the name of the column OKVQA."""
         if not self.columns:
             return self.tasks
         wanted = {column.lower() for column in self.columns}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmpeft.errors import MmpeftError
 
-DROPPED = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+DROPPED = frozenset(["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 """What the official script leaves out; its bracket names are in capitals, which lower-cased tokens never match."""
 
 JAR = "stanford-corenlp-3.4.1.jar"

@@ -1,4 +1,4 @@
-"""Four rows of every real dataset, written by us: as copies of hub repositories with the hub's columns, and as the authors' files.
+"""Four rows of every real dataset, written by us: as copies of hub repositories with their columns, and as the authors' files.
 
 ``python tests/hub_fixture.py FOLDER`` writes both; ``MMPEFT_DATA=FOLDER/hub`` or ``FOLDER/official`` then stands for the network.
 The questions are in words that the tokenizer of tiny-llava knows.
@@ -89,11 +89,7 @@ def repositories() -> dict[str, tuple[dict[str, Any], dict[str, list[dict[str, A
         ),
         "lmms-lab-encoder/VizWiz-VQA": (
             {"question_id": text, "image": image, "question": text, "answers": texts, "category": text},
-            {
-                "data/val": [
-                    {"question_id": row.pop("filename"), "category": "other", **row} for row in (vizwiz(n, "val") for n in range(4))
-                ]
-            },
+            {"data/val": [{"question_id": r.pop("filename"), "category": "other", **r} for r in map(vizwiz_val, range(4))]},
         ),
         "lmms-lab-encoder/ICON-QA": (icons, {f"data/{part}": icon_rows(part) for part in ("val", "test")}),
         "umaru97/flickr30k_train_val_test": (
@@ -164,6 +160,11 @@ def vizwiz(number: int, part: str) -> dict[str, Any]:
     return {**row, "question": "what is this?", "answers": ten(answer)}
 
 
+def vizwiz_val(number: int) -> dict[str, Any]:
+    """A photograph's question of val."""
+    return vizwiz(number, "val")
+
+
 def icon_rows(part: str) -> list[dict[str, Any]]:
     """Four questions of each of the three kinds; one choice has a comma of its own."""
     rows = []
@@ -212,7 +213,8 @@ def ocr_rows(part: str) -> list[dict[str, Any]]:
     rows = []
     for n in range(4):
         number = {"train": 5000, "validation": 5100, "test": 5200}[part] + n
-        row = {"image": picture(number), "image_id": f"b{number}", "questions": ["what is the title of this film?", "what genre is this film?"]}
+        asked = ["what is the title of this film?", "what genre is this film?"]
+        row = {"image": picture(number), "image_id": f"b{number}", "questions": asked}
         row |= {"answers": [THINGS[n], "Comics"], "ocr_tokens": [], "ocr_info": [], "title": THINGS[n], "authorName": ""}
         rows.append({**row, "genre": "Comics", "image_width": 32, "image_height": 32, "image_url": "", "set_name": part})
     return rows
@@ -220,9 +222,11 @@ def ocr_rows(part: str) -> list[dict[str, Any]]:
 
 def pope_row(place: int, number: int) -> dict[str, Any]:
     """Is it there?"""
-    row = {"id": str(place), "question_id": str(place + 1), "question": f"is there a {THINGS[number % 8]} in the image?"}
+    question = f"is there a {THINGS[number % 8]} in the image?"
+    row: dict[str, Any] = {"id": str(place), "question_id": str(place + 1), "question": question}
     source = f"COCO_val2014_{number:012d}"
-    return {**row, "answer": "no" if place % 2 else "yes", "image_source": source, "image": picture(number), "category": KINDS[place]}
+    row |= {"answer": "no" if place % 2 else "yes", "image_source": source, "image": picture(number)}
+    return {**row, "category": KINDS[place]}
 
 
 def write_hub(folder: Path) -> Path:
@@ -273,7 +277,8 @@ def write_official(folder: Path) -> Path:
             coco(f"{part}2014", numbers)
     for part, numbers in (("train", VIZWIZ_TRAIN), ("val", list(range(4)))):
         rows = [vizwiz(n, part) for n in numbers]
-        records = [{"image": r["filename"], "question": r["question"], "answers": [{"answer": a} for a in r["answers"]]} for r in rows]
+        said = [[{"answer": a} for a in r["answers"]] for r in rows]
+        records = [{"image": r["filename"], "question": r["question"], "answers": s} for r, s in zip(rows, said, strict=True)]
         put(f"vizwiz/Annotations/{part}.json", records)
         for row in rows:
             put(f"vizwiz/{part}/{row['filename']}", row["image"])

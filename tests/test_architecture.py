@@ -18,7 +18,7 @@ LARGEST = 450
 STUDY = (
     *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
     *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger"),
-    *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album"),
+    *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "dataset_tables", "album"),
 )
 """The modules right of the records, in their order."""
 
@@ -45,7 +45,7 @@ PURE = [
     *("execute", "audit", "doctor", "pictures", "book", "__main__"),
     *(f"study.{name}" for name in STUDY),
 ]
-HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "pyarrow")
+HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 
 def dotted(path: Path) -> str:

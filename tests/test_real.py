@@ -1,4 +1,4 @@
-"""The real datasets on four rows each: the hub's columns and the authors' files give the same examples, and what fails says why."""
+"""The real datasets on four rows each: hub and authors' files give the same examples, and what fails says why."""
 
 import os
 from collections.abc import Iterator
@@ -310,7 +310,8 @@ def test_the_fixtures_splits_share_no_picture_within_and_across_datasets(officia
 def test_a_shared_picture_is_found_by_its_id_and_by_its_file(
     data: Path, tmp_path: Path, own_shelf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_fixture, "COCO_TRAIN", {**hub_fixture.COCO_TRAIN, "okvqa": [hub_fixture.COCO_VAL[1], *hub_fixture.COCO_TRAIN["okvqa"][1:]]})
+    leaking = [hub_fixture.COCO_VAL[1], *hub_fixture.COCO_TRAIN["okvqa"][1:]]
+    monkeypatch.setitem(hub_fixture.COCO_TRAIN, "okvqa", leaking)
     monkeypatch.setenv("MMPEFT_DATA", str(hub_fixture.write_official(tmp_path / "leaking")))
     found = {(one.first, one.second): one for one in overlaps([OKVQA(), REAL["pope"]])}
     leak = found["okvqa/train", "pope/test"]
@@ -412,7 +413,7 @@ def test_missing_files_and_other_layouts_are_said(tmp_path: Path, monkeypatch: p
     with pytest.raises(Unreadable, match="set MMPEFT_DATA to the folder"):
         list(place.items())
     monkeypatch.setenv("MMPEFT_DATA", str(tmp_path))
-    with pytest.raises(Unreadable, match="not in MMPEFT_DATA .*download and unpack there"):
+    with pytest.raises(Unreadable, match=r"not in MMPEFT_DATA .*download and unpack there"):
         list(place.items())
     hub_fixture.write_official(tmp_path)
     (tmp_path / "okvqa" / "mscoco_val2014_annotations.json").write_text("{}")

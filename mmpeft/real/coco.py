@@ -3,7 +3,7 @@
 The list ``coco.csv`` is this project's own. Where the authors' list lies at ``$MMPEFT_DATA/coco/synonyms.txt`` it is taken
 instead, and what was taken is said beside the scores' data: the two give different rates, so never mix them in one table.
 
-Source: Rohrbach et al. 2018, arXiv:1809.02156, for the task; their list is data/synonyms.txt of github.com/LisaAnne/Hallucination.
+Source: Rohrbach et al. 2018, arXiv:1809.02156; their list is data/synonyms.txt of github.com/LisaAnne/Hallucination.
 """
 
 import csv

@@ -12,7 +12,6 @@ from itertools import combinations
 
 from mmpeft.real.task import RealTask
 
-
 ORDER = ("train", "dev", "test")
 
 

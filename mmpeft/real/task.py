@@ -46,6 +46,7 @@ class RealTask(Task):
     """Of what lies on the shelf: raised when places are read or split in another way, together with ``version``."""
     places: ClassVar[Places]
     prompts: ClassVar[Prompts]
+    sizes: ClassVar[Mapping[str, int]] = {}  # questions of the authors' splits that have a picture, where known
     draw: ClassVar[Mapping[str, int]] = {}  # how many of a split, where the paper takes a random part
     draw_seed: ClassVar[int] = 0
     licence: ClassVar[str]

@@ -49,6 +49,7 @@ class CocoCaptions(RealTask):
     homepage = "https://cocodataset.org"
     official = f"{INSTANCES}, {CAPTIONS}, coco/val2014/, and if wanted coco/synonyms.txt"
     places: ClassVar[Places] = {"test": (Folder((INSTANCES, CAPTIONS, "coco/val2014"), from_files),)}
+    sizes: ClassVar = {"test": 40_504}
     prompts: ClassVar[Prompts] = {"paper": PROMPTS[4], "llava": "Provide a one-sentence caption for the provided image."}
     draw: ClassVar = {"test": 500}
 

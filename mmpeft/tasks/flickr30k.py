@@ -62,8 +62,9 @@ class Flickr30k(RealTask):
         "dev": places("val", "val", "validation"),
         "test": places("test", "test"),
     }
+    sizes: ClassVar = {"train": 29_000, "dev": 1_014, "test": 1_000}
     prompts: ClassVar[Prompts] = {
-        "paper": "{question}",
+        "paper": "(one of ten instructions, by the picture's name)",
         "llava": "Provide a one-sentence caption for the provided image.",
     }
 

@@ -55,9 +55,7 @@ def places(kind: str) -> Places:
     return {"train": (folder("train"),), "dev": (folder("val"), *hub("val")), "test": (folder("test"), *hub("test"))}
 
 
-LLAVA = (
-    "Given a set of images and a question, please provide the answer to the question.\nQuestion: {question}.\n"
-)
+LLAVA = "Given a set of images and a question, please provide the answer to the question.\nQuestion: {question}.\n"
 
 
 class _IconQA(RealTask):
@@ -78,6 +76,7 @@ class IconQATxt(_IconQA):
     about = "Questions about diagrams with two to five choices in words."
     official = "iconqa/{train,val,test}/choose_txt/"
     places: ClassVar[Places] = places("choose_txt")
+    sizes: ClassVar = {"train": 18_946, "dev": 6_316, "test": 6_316}
     prompts: ClassVar[Prompts] = {
         "paper": "{question} Choices: {choices}. Choose an option from the choices to answer the question.",
         "llava": LLAVA + "Options:\n{lines}\nPlease answer with the option letter from the given choices directly.",
@@ -103,6 +102,7 @@ class IconQABlank(_IconQA):
     about = "Questions about diagrams with an answer to fill in, mostly a number."
     official = "iconqa/{train,val,test}/fill_in_blank/"
     places: ClassVar[Places] = places("fill_in_blank")
+    sizes: ClassVar = {"train": 10_913, "dev": 3_638, "test": 3_638}
     prompts: ClassVar[Prompts] = {
         "paper": "{question} Fill in the blanks in () or answer this question.",
         "llava": LLAVA + "Please answer the question using a single word or phrase.",

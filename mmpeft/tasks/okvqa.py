@@ -47,6 +47,7 @@ class OKVQA(RealTask):
             Hub("lmms-lab/OK-VQA", "val2014", COLUMNS, from_row),
         ),
     }
+    sizes: ClassVar = {"train": 9_009, "test": 5_046}
     prompts: ClassVar[Prompts] = {
         "paper": "{question} Answer the question using a single word or phrase.",
         "llava": "{question}\nAnswer the question using a single word or phrase.",

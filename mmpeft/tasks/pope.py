@@ -55,6 +55,7 @@ class Pope(RealTask):
             Hub("lmms-lab/POPE", "test", COLUMNS, from_row),
         )
     }
+    sizes: ClassVar = {"test": 9_000}
     prompts: ClassVar[Prompts] = {"llava": "{question}\nAnswer the question using a single word or phrase."}
 
     def score(self, examples: Sequence[Example], predictions: Sequence[str]) -> Scored:

@@ -64,6 +64,7 @@ class ScienceQA(RealTask):
         "dev": places("val", "validation"),
         "test": places("test", "test"),
     }
+    sizes: ClassVar = {"train": 6_218, "dev": 2_097, "test": 2_017}
     prompts: ClassVar[Prompts] = {
         "paper": "{question} {lettered}",
         "llava": "{context}{question}\n{lines}\nAnswer with the option's letter from the given choices directly.",

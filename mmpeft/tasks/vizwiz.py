@@ -69,6 +69,7 @@ class VizWiz(RealTask):
             Hub("lmms-lab/VizWiz-VQA", "val", COLUMNS, from_row),
         ),
     }
+    sizes: ClassVar = {"train": 20_523, "test": 4_319}
     prompts: ClassVar[Prompts] = {
         "paper": 'Question: {question} When the information is insufficient, respond with "Unanswerable". '
         "Answer the question using a single word or phrase.",

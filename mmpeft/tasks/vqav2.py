@@ -62,6 +62,7 @@ class VQAv2(RealTask):
             Hub("lmms-lab/VQAv2", "validation", COLUMNS, from_row),
         ),
     }
+    sizes: ClassVar = {"train": 443_757, "test": 214_354}
     prompts: ClassVar[Prompts] = OKVQA.prompts
     draw: ClassVar = {"train": 20_000, "dev": 1_000, "test": 5_000}
 
