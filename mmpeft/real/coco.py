@@ -28,7 +28,7 @@ def words_used() -> str:
 
 @cache
 def _own() -> dict[str, str]:
-    with (files("mmpeft.real") / "coco.csv").open(encoding="utf-8", newline="") as file:
+    with (files("mmpeft.real") / "coco.csv").open(encoding="utf-8") as file:
         rows = [(row["thing"], row["words"].split("|")) for row in csv.DictReader(file)]
     return _with_plurals({word: thing for thing, words in rows for word in (thing, *filter(None, words))})
 

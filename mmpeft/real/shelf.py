@@ -54,6 +54,9 @@ class Manifest:
     ids_sha256: str
 
 
+LISTS = ("answers", "choices", "things")
+
+
 class Split:
     """A split on the shelf.
 
@@ -73,7 +76,7 @@ class Split:
     def items(self) -> list[Item]:
         """All questions, ordered by id, without pictures."""
         rows = _read(self.folder / "examples.arrow").to_pylist()
-        return [Item(**{name: tuple(v) if isinstance(v, list) else v for name, v in row.items()}) for row in rows]
+        return [Item(**row | {name: tuple(row[name]) for name in LISTS}) for row in rows]
 
     @cached_property
     def _pictures(self) -> Any:
@@ -194,7 +197,7 @@ def _bytes_of(item: Item) -> bytes:
 def _write_rest(folder: Path, items: list[Item], place: str, how: str) -> None:
     import pyarrow as pa
 
-    texts = [pa.field(name, pa.list_(pa.string()) if name in ("answers", "choices", "things") else pa.string()) for name in TEXTS]
+    texts = [pa.field(name, pa.list_(pa.string()) if name in LISTS else pa.string()) for name in TEXTS]
     schema = pa.schema(texts)
     table = pa.Table.from_pylist([{name: getattr(item, name) for name in TEXTS} for item in items], schema=schema)
     with pa.OSFile(str(folder / "examples.arrow"), "wb") as file, pa.ipc.new_file(file, schema) as out:

@@ -1,9 +1,11 @@
-"""The real datasets as a reader needs them: sizes and licences, where they come from, how each is asked; nothing is downloaded."""
+"""The real datasets as a reader needs them: sizes, licences, places, wordings; nothing is downloaded."""
 
 import re
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from mmpeft.errors import unknown
 from mmpeft.real.places import Folder
 from mmpeft.real.task import DEV_RATIO, RealTask
 from mmpeft.study.report import DASH, Table, to_html
@@ -61,16 +63,27 @@ def place_table() -> Table:
     return _table(rows)
 
 
-def wording_table() -> Table:
-    """One row a task: its prompt, with the places of the question and the choices marked."""
+def wording_table(dataset: str = "") -> Table:
+    """One row a task: its prompt, with the places of the question and the choices marked.
+
+    Args:
+        dataset: Only the wordings of this one; empty means all.
+
+    Raises:
+        MmpeftError: There is no dataset of this name.
+    """
+    names = {task.dataset for task in REAL.values()}
+    if dataset and dataset not in names:
+        raise unknown("dataset", dataset, names)
     return _table(
         [
             {"task": task.name, "prompt": task.prompts[task.wording].replace("\n", " ⏎ "), "longest answer": task.max_new_tokens}
             for task in REAL.values()
+            if dataset in ("", task.dataset)
         ]
     )
 
 
-def _table(rows: list[dict[str, object]]) -> Table:
+def _table(rows: Sequence[Mapping[str, object]]) -> Table:
     frame = pd.DataFrame(rows)
     return Table(frame, to_html(frame, index=False))
