@@ -494,3 +494,46 @@ def test_the_authors_list_takes_the_place_of_ours_and_is_named(tmp_path: Path, m
     monkeypatch.setenv("MMPEFT_DATA", str(tmp_path))
     assert coco.words_used() == "authors' synonyms.txt"
     assert coco.names()["choppers"] == "motorcycle" and coco.names()["motor bike"] == "motorcycle" and "kite" not in coco.names()
+
+
+# --------------------------------------------------------------------------------------------------
+# From the data to a record, and to the book
+# --------------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_a_real_dataset_leaves_a_record_that_names_its_data(official: None) -> None:
+    from mmpeft.run import run
+    from mmpeft.spec import RunSpec
+
+    train = {"num_examples": 3, "num_steps": 2, "batch_size": 2, "learning_rate": 0.01}
+    fields = {"model": "toy", "task": "okvqa", "method": {"name": "lora", "r": 2}, "train": train, "eval": {"split": "test"}}
+    outcome = run(RunSpec.from_dict(fields))
+    assert outcome.record.status == "ok" and len(outcome.predictions) == 4
+    assert {"score", "unparsed", "vqa_official", "vqa_evalai"} <= set(outcome.record.scores)
+    said = outcome.record.environment
+    assert all(said[f"data_{split}"].startswith("$MMPEFT_DATA/okvqa/") for split in ("train", "test"))
+
+
+def test_pope_is_judged_under_three_parsers(where: str) -> None:
+    task = REAL["pope"]
+    examples = task.examples("test")
+    scored = task.score(examples, ["Yes, there is." for _ in examples])
+    assert scored.score == 0.5 and scored.extra["yes_share"] == 1.0
+    assert [scored.extra[f"pope_{rate}"] for rate in ("accuracy", "recall", "f1")] == [0.5, 1.0, pytest.approx(2 / 3)]
+    assert scored.extra["lmms-eval_accuracy"] == 0.0 and "lmms-eval_precision" not in scored.extra
+
+
+def test_the_tables_of_the_book_say_sizes_licences_places_and_wordings() -> None:
+    from mmpeft.study import dataset_tables
+
+    sizes = dataset_tables.size_table().frame.set_index("dataset")
+    assert len(sizes) == len({task.dataset for task in REAL.values()}) == 10
+    assert sizes.loc["vqav2", ["train", "test"]].tolist() == ["20,000 drawn of about 421,569", "5,000 drawn of 214,354"]
+    assert sizes.loc["pope", "train"] == "–" and sizes.loc["okvqa", "dev"] == "about 450"
+    assert all("NC" in sizes.loc[name, "licence"] for name in ("scienceqa", "iconqa-txt", "iconqa-blank"))
+    places = dataset_tables.place_table().frame.set_index("dataset")["hub, in this order"]
+    assert places["iconqa-txt"].endswith("(not train)") and places["coco-captions"] == "–"
+    assert "lmms-lab/flickr30k" not in places["flickr30k"]
+    assert len(dataset_tables.wording_table("okvqa").frame) == 2
+    with pytest.raises(MmpeftError, match="unknown dataset 'okvqua'"):
+        dataset_tables.wording_table("okvqua")
