@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from mmpeft.audit import Audit
     from mmpeft.plan import Question
+    from mmpeft.real.overlap import Overlap
     from mmpeft.records import Record, Store
 
 NO, MISTAKE = 1, 2
@@ -297,6 +298,59 @@ def data(question: QuestionName = None, scale: Scale = None, workers: Workers = 
     planned = [one for name in names for one in load_question(name, scale).planned()]
     num_computed = prepare_features(planned, workers or _cores())
     out.print(f"{num_computed} pictures computed; the cache holds what {', '.join(names)} needs")
+
+
+@app.command()
+def datasets(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Real datasets; none lists them all.")] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the first example as a model sees it.")] = False,
+    overlap: Annotated[bool, typer.Option("--overlap", help="Look for pictures that their splits share.")] = False,
+    model: Annotated[str, typer.Option(help="The model that --show asks.")] = "toy",
+) -> None:
+    """Download real datasets to the shelf in the cache folder, once, and say what was drawn; see the page on datasets.
+
+    A folder named by $MMPEFT_DATA goes before the network: copies of hub repositories, or the authors' own files.
+    """
+    from mmpeft.real.overlap import overlaps
+    from mmpeft.tasks import REAL
+
+    if bad := [name for name in names or [] if name not in REAL]:
+        raise unknown("dataset", bad[0], REAL)
+    if not names:
+        table = Table("name", "stands in column", "metric", "licence", box=None, pad_edge=False)
+        for task in REAL.values():
+            table.add_row(task.name, task.column, task.metric, task.licence)
+        out.print(table)
+        return
+    chosen = [REAL[name] for name in names]
+    for task in chosen:
+        for split in task.splits:
+            found = task.split(split).manifest
+            drawn = f", drawn {found.drawn}" if found.drawn else ""
+            sizes = f"{found.num_examples} examples of {found.num_pictures} pictures{drawn}"
+            out.print(f"{task.name} {split}: {sizes}; {found.place}; ids {found.ids_sha256[:16]}", markup=False, soft_wrap=True)
+        if show:
+            from mmpeft.seen import first_example
+
+            seen = first_example(task, model, task.splits[0])
+            size = " × ".join(map(str, seen.picture))
+            out.print(f"  {seen.example_id}, {size} pixels, {seen.num_tokens} tokens, {seen.num_unknown} unknown", markup=False)
+            out.print(f"  in:     {seen.text!r}\n  labels: {seen.labels!r}", markup=False, soft_wrap=True)
+    if overlap:
+        _print_overlaps(overlaps(chosen))
+
+
+def _print_overlaps(found: "list[Overlap]") -> None:
+    """The pairs that share a picture; exit code 1 if there is one."""
+    shared = [one for one in found if one.shared]
+    table = Table("split", "and", "pictures by id", "by file", "of", box=None, pad_edge=False)
+    for one in shared:
+        table.add_row(one.first, one.second, str(one.by_id), str(one.by_bytes), str(one.num_second))
+    if shared:
+        out.print(table)
+    out.print(f"{len(shared)} of {len(found)} pairs of splits share a picture")
+    if shared:
+        raise typer.Exit(NO)
 
 
 @app.command()

@@ -115,7 +115,7 @@ def _cache() -> Check:
     """Whether the cache folder takes files and has room."""
     name = "cache folder"
     try:
-        from mmpeft.features import cache_folder
+        from mmpeft.files import cache_folder
     except ImportError as error:
         return Check(name, "failed", f"cannot be looked for: {error}", REINSTALL)
     folder = cache_folder()

@@ -143,7 +143,7 @@ class Mentions(NamedTuple):
 
 
 class Word(NamedTuple):
-    """One word of a caption.
+    """One word of a caption, or the several words of one name.
 
     Attributes:
         text: As it stands there.
@@ -157,13 +157,22 @@ class Word(NamedTuple):
 
 
 def words_of(caption: str, things: Collection[str], names: Mapping[str, str]) -> list[Word]:
-    """The words of a caption, and whether what they name is there; see :func:`mentions`."""
+    """The words of a caption, and whether what they name is there; see :func:`mentions`.
+
+    Where ``names`` has names of several words the longest that fits is taken: a «hot dog» is no dog.
+    """
     there = {names.get(thing, thing) for thing in things}
-    found = []
-    for text in caption.split():
-        word = text.lower().strip('.,:;!?"()')
-        thing = names.get(word) or names.get(word.removesuffix("s"))
+    texts = caption.split()
+    words = [text.lower().strip('.,:;!?"()') for text in texts]
+    longest = max((name.count(" ") for name in names), default=0) + 1
+    found, start = [], 0
+    while start < len(texts):
+        runs = ((size, " ".join(words[start : start + size])) for size in range(min(longest, len(texts) - start), 0, -1))
+        named = ((size, names.get(run) or names.get(run.removesuffix("s"))) for size, run in runs)
+        size, thing = next(((size, thing) for size, thing in named if thing), (1, None))
+        text = " ".join(texts[start : start + size])
         found.append(Word(text, thing, thing is not None and thing not in there))
+        start += size
     return found
 
 
@@ -183,7 +192,7 @@ def mentions(caption: str, things: Collection[str], names: Mapping[str, str]) ->
     words = words_of(caption, things, names)
     right = tuple(word.thing for word in words if word.thing and not word.invented)
     invented = tuple(word.thing for word in words if word.thing and word.invented)
-    return Mentions(right, invented, len({names.get(thing, thing) for thing in things}), len(words))
+    return Mentions(right, invented, len({names.get(thing, thing) for thing in things}), len(caption.split()))
 
 
 class Chair(NamedTuple):

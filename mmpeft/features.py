@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from platformdirs import user_cache_path
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from safetensors import SafetensorError, safe_open
@@ -23,12 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from mmpeft.files import cache_folder
 from mmpeft.task import Task
-
-
-def cache_folder() -> Path:
-    """Where features are kept: ``$MMPEFT_CACHE``, else the user's cache folder."""
-    return Path(os.environ.get("MMPEFT_CACHE") or user_cache_path("mmpeft"))
 
 
 class CachedEncoder(nn.Module):

@@ -11,8 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 FORGOTTEN_SECONDS = 3600.0
 """A temporary file this old was left by a killed writer."""
+
+
+def cache_folder() -> Path:
+    """Where vision features and datasets are kept: ``$MMPEFT_CACHE``, else the user's cache folder."""
+    return Path(os.environ.get("MMPEFT_CACHE") or user_cache_path("mmpeft"))
 
 
 def pack(lines: Iterable[Mapping[str, Any]]) -> bytes | None:

@@ -227,11 +227,11 @@ class Question(Part):
         return list(runs)
 
     def _tasks_in_columns(self) -> list[str]:
-        """The tasks that the question needs; a task has its column's name: ``mini-okvqa`` and ``okvqa`` that of OKVQA."""
+        """The tasks that the question needs; ``mini-okvqa``, ``okvqa`` and ``okvqa-llava`` have the name of the column OKVQA."""
         if not self.columns:
             return self.tasks
         wanted = {column.lower() for column in self.columns}
-        found = [task for task in self.tasks if task.removeprefix("mini-") in wanted]
+        found = [task for task in self.tasks if task.removeprefix("mini-").removesuffix("-llava") in wanted]
         if not found:
             raise MmpeftError(f"columns: none of {', '.join(self.columns)} is among the tasks {', '.join(self.tasks)}.")
         return found

@@ -96,7 +96,7 @@ def run(spec: RunSpec, progress: bool = False) -> Outcome:
         curve=list(curve),
         track=monitor.checkpoints,
         contract=contract,
-        environment=environment(),
+        environment=environment() | task.provenance(),
         started_at=started_at,
     )
     return Outcome(record, rows, monitor.lines())

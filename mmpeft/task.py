@@ -53,7 +53,7 @@ class Scored:
 class Task(ABC):
     """A dataset with its prompt, metric and version. Subclasses live one a file beside this one."""
 
-    name: ClassVar[str]
+    name: str
     column: ClassVar[str]  # the paper's name of the dataset
     version: ClassVar[int] = 1
     evaluation_only: ClassVar[bool] = False  # there to ask models, not to train them: no train split, no column of its own
@@ -66,6 +66,10 @@ class Task(ABC):
     @abstractmethod
     def all_examples(self, split: str) -> list[Example]:
         """All examples of a split, in a fixed order."""
+
+    def provenance(self) -> dict[str, str]:
+        """What a record should say about where the data came from; nothing where the package holds it."""
+        return {}
 
     @abstractmethod
     def picture(self, picture_id: str) -> Image.Image:
@@ -113,6 +117,11 @@ class Task(ABC):
         rng.shuffle(order)
         return order
 
+    @property
+    def blind_split(self) -> str:
+        """Where :meth:`baselines` has its answers from."""
+        return "dev" if self.evaluation_only else "train"
+
     def baselines(self, num_examples: int | None = None) -> dict[str, float]:
         """Scores on test that need no picture.
 
@@ -122,7 +131,7 @@ class Task(ABC):
             A task for evaluation only has its answers from dev.
         """
         test = self.examples("test", num_examples)
-        answers = [e.answer for e in self.all_examples("dev" if self.evaluation_only else "train")]
+        answers = [e.answer for e in self.all_examples(self.blind_split)]
         rng = Random(f"{self.name}:chance")
         common = Counter(answers).most_common(1)[0][0]
         draws = [self.guess(e, answers, rng) for e in test]

@@ -20,18 +20,19 @@ STUDY = (
     *("spread", "paper_sweeps", "tracks", "track_report", "faith_report", "flops", "efficiency"),
     *("claims", "verdicts", "ledger", "guide", "guide_report"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "answers"),
-    *("export", "explorer"),
+    *("export", "explorer", "dataset_tables"),
 )
 """The modules right of the records, in their order."""
 
 ORDER = (
     *("errors", "entry", "task", "methods.base", "methods.*", "methods", "registry", "spec", "plan"),
     *("files", "leases", "records"),
-    *("metrics", "faithfulness", "stats", "decide", "summaries", "simulate"),
+    *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate"),
     *("mini.world", "mini.synonyms", "mini.scenes", "mini.draw", "mini.task", "mini.*"),
-    *("tasks.mini_vqav2", "tasks.mini_flickr30k", "tasks.*", "tasks"),
+    *("real.places", "real.shelf", "real.formats", "real.coco", "real.task", "real.overlap"),
+    *("tasks.mini_vqav2", "tasks.mini_flickr30k", "tasks.okvqa", "tasks.*", "tasks"),
     *("vision", "features", "models", "batches", "bottleneck", "attach", "train", "evaluate", "monitor", "contract"),
-    *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "mini.card", "mini.base"),
+    *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "seen", "mini.card", "mini.base"),
     *("execute", "pictures", "audit", "doctor"),
     *("study", *(f"study.{name}" for name in STUDY)),
     *("book", "__main__"),
@@ -40,12 +41,13 @@ ORDER = (
 
 PURE = [
     *("errors", "entry", "task", "methods", "registry", "spec", "plan", "files", "leases", "records"),
-    *("metrics", "faithfulness", "stats", "decide", "summaries", "simulate"),
+    *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate"),
+    *("real.places", "real.shelf", "real.formats", "real.coco", "real.task", "real.overlap"),
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),
     *("execute", "audit", "doctor", "pictures", "book", "__main__"),
     *(f"study.{name}" for name in STUDY),
 ]
-HEAVY = ("torch", "transformers", "peft", "accelerate")
+HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets")
 
 
 def dotted(path: Path) -> str:
@@ -76,7 +78,7 @@ def is_module(name: str) -> bool:
     return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) not in ("__init__", "mini.__init__", "mini")], ids=dotted)
+@pytest.mark.parametrize("path", [p for p in MODULES if dotted(p) not in ("__init__", "mini", "real")], ids=dotted)
 def test_a_module_imports_only_modules_before_it(path: Path) -> None:
     mine = dotted(path)
     assert place(mine) >= 0, f"{mine} has no place in ORDER: give it one"

@@ -311,3 +311,48 @@ def test_cider_d_names_what_is_wrong_with_its_input():
         metrics.cider_d(["a"], ["a cat"])
     with pytest.raises(MmpeftError, match="got 0 captions"):
         metrics.cider_d([], [])
+
+
+# --------------------------------------------------------------------------------------------------
+# Stanford's tokenizer
+# --------------------------------------------------------------------------------------------------
+
+
+def test_without_java_or_its_jar_the_remedy_is_said(monkeypatch):
+    from mmpeft import ptb
+
+    monkeypatch.setenv("MMPEFT_PTB_JAR", "nowhere.jar")
+    assert not ptb.available()
+    with pytest.raises(MmpeftError, match="install Java and pip install pycocoevalcap"):
+        ptb.tokenize(["a dog"])
+
+
+def test_stanfords_tokens_are_read_line_by_line(tmp_path, monkeypatch):
+    """A stand-in for Java that answers as Stanford's tokenizer does on these two lines."""
+    from mmpeft import ptb
+
+    (tmp_path / "java").write_text('#!/bin/sh\nfor last; do :; done\ntest "$(wc -l < "$last")" = 1 || exit 3\n'
+                                   "printf \"a child 's toy - a `` red '' ball .\\n-lrb- mr. smith -rrb- , no. 5\\n\"\n")
+    (tmp_path / "java").chmod(0o755)
+    (tmp_path / "a.jar").touch()
+    monkeypatch.setenv("MMPEFT_PTB_JAR", str(tmp_path / "a.jar"))
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    texts = ['A child\'s toy -\n a "red" ball.', "(Mr. Smith), no. 5"]
+    assert ptb.tokenize([*texts, texts[0]]) == {
+        texts[0]: ("a", "child", "'s", "toy", "a", "red", "ball"),
+        texts[1]: ("-lrb-", "mr.", "smith", "-rrb-", "no.", "5"),
+    }
+
+
+@pytest.mark.skipif("not __import__('mmpeft.ptb', fromlist=['ptb']).available()", reason="no Java with Stanford's jar here")
+def test_the_regular_expression_agrees_with_stanford_on_plain_captions():
+    from mmpeft import ptb
+
+    captions = [
+        "A man isn't riding a t-shirt's horse.",
+        "Two dogs (black/white) play at 10:30 a.m. in the U.S.",
+        'A child\'s toy - a "red" ball; 1,000 pieces!',
+        "I can't gonna go, cannot.",
+        "A half-eaten sandwich [on a plate]",
+    ]
+    assert ptb.tokenize(captions) == {caption: metrics.cider_tokenize(caption) for caption in captions}

@@ -13,7 +13,8 @@ import pytest
 from mmpeft.errors import MmpeftError
 from mmpeft.mini.scenes import Scene
 from mmpeft.mini.task import MiniTask
-from mmpeft.tasks import COLUMNS, TASKS, Example
+from mmpeft.tasks import COLUMNS, Example
+from mmpeft.tasks import MINI as TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
 SPLITS = ("train", "dev", "test")
@@ -221,8 +222,8 @@ def test_too_many_examples_and_unknown_splits_are_refused(name: str) -> None:
 
 EXAMPLES = """
 import hashlib
-from mmpeft.tasks import TASKS
-for name, task in TASKS.items():
+from mmpeft.tasks import MINI
+for name, task in MINI.items():
     rows = [repr(e) for split in ("train", "dev", "test") if split in task.num_pictures for e in task.examples(split, 300)]
     print(name, hashlib.sha256("".join(rows).encode()).hexdigest())
 """

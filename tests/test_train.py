@@ -17,7 +17,7 @@ from mmpeft.mini.packing import Packer, Row
 from mmpeft.models import Loaded, load
 from mmpeft.spec import TrainSpec
 from mmpeft.task import Example
-from mmpeft.tasks import TASKS
+from mmpeft.tasks import MINI, TASKS
 from mmpeft.train import Trained, TrainingDiverged, answer_loss, num_steps, rate, shuffled, train
 
 torch.set_num_threads(1)
@@ -124,7 +124,7 @@ def test_an_example_that_is_too_long_is_named() -> None:
         encoder_of(load("toy"), max_length=8).training_batch(some(2))
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", MINI)
 def test_prompts_are_those_the_base_was_trained_on(name: str) -> None:
     """The recipe packs several questions into a row; a row of one must be the example as fine-tuning sees it."""
     loaded = load("toy")

@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mmpeft.features import CachedEncoder, FeatureStore, cache_folder, prepare
+from mmpeft.features import CachedEncoder, FeatureStore, prepare
+from mmpeft.files import cache_folder
 from mmpeft.mini import language
 from mmpeft.mini.captions import PROMPT as CAPTION_PROMPT
 from mmpeft.mini.captions import BaseCaptions

@@ -13,7 +13,7 @@ from mmpeft.errors import unknown
 from mmpeft.study.comparison import full_marks
 from mmpeft.study.report import Table, percent, to_html
 from mmpeft.task import Example, Task
-from mmpeft.tasks import COLUMNS, TASKS
+from mmpeft.tasks import COLUMNS, MINI, TASKS
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def sources_table() -> Table:
     """Whose pictures, photographs, facts, fonts and weights are used, under which licence."""
     with (files("mmpeft") / "data" / "sources.csv").open(encoding="utf-8") as file:
         frame = pd.read_csv(file, keep_default_na=False)
-    used = {source: [t.name for t in TASKS.values() if source in t.sources] for source in frame["name"]}
+    used = {source: [t.name for t in MINI.values() if source in t.sources] for source in frame["name"]}
     linked = [_link(name, url) for name, url in zip(frame["name"], frame["url"], strict=True)]
     tasks = [", ".join(used[name]) for name in frame["name"]]
     shown = frame.drop(columns="url").assign(name=linked, tasks=tasks)

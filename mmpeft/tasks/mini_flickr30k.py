@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import ClassVar
 
-from mmpeft.metrics import cider_d
+from mmpeft import scoring
 from mmpeft.mini import world
 from mmpeft.mini.scenes import Scene, random_scene
 from mmpeft.mini.task import Draft, MiniTask, Picture
@@ -88,5 +88,4 @@ class MiniFlickr30k(MiniTask):
 
     def score(self, examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
         """CIDEr-D with document frequencies from the evaluated references."""
-        mean, per_item = cider_d(list(predictions), [list(e.answers) for e in examples])
-        return Scored(float(mean), [float(v) for v in per_item], [bool(p.strip()) for p in predictions])
+        return scoring.captions(examples, predictions)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import ClassVar
 
+from mmpeft import scoring
 from mmpeft.metrics import iconqa_blank_match
 from mmpeft.mini import world
 from mmpeft.mini.scenes import Scene, copies, place, random_scene
@@ -48,5 +49,4 @@ class MiniIconQABlank(MiniTask):
 
     def score(self, examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
         """Exact match; an empty prediction is unparsed."""
-        per_item = [float(iconqa_blank_match(p, e.answer)) for e, p in zip(examples, predictions, strict=True)]
-        return Scored(sum(per_item) / max(1, len(per_item)), per_item, [bool(p.strip()) for p in predictions])
+        return scoring.matched(examples, predictions, iconqa_blank_match)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import ClassVar
 
-from mmpeft.metrics import iconqa_choice
+from mmpeft import scoring
 from mmpeft.mini import world
 from mmpeft.mini.scenes import Scene, background, place, random_scene
 from mmpeft.mini.task import Draft, MiniTask, Picture, options
@@ -69,6 +69,4 @@ class MiniIconQATxt(MiniTask):
 
     def score(self, examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
         """Accuracy of the chosen text; a prediction that names no choice is unparsed and wrong."""
-        found = [iconqa_choice(p, e.choices) for e, p in zip(examples, predictions, strict=True)]
-        per_item = [float(f is not None and e.choices[f] == e.answer) for e, f in zip(examples, found, strict=True)]
-        return Scored(sum(per_item) / max(1, len(per_item)), per_item, [f is not None for f in found])
+        return scoring.choices(examples, predictions)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import ClassVar
 
+from mmpeft import scoring
 from mmpeft.metrics import ocrvqa_match
 from mmpeft.mini import world
 from mmpeft.mini.draw import Cover
@@ -43,5 +44,4 @@ class MiniOCRVQA(MiniTask):
 
     def score(self, examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
         """Case-insensitive exact match; an empty prediction is unparsed."""
-        per_item = [float(ocrvqa_match(p, e.answer)) for e, p in zip(examples, predictions, strict=True)]
-        return Scored(sum(per_item) / max(1, len(per_item)), per_item, [bool(p.strip()) for p in predictions])
+        return scoring.matched(examples, predictions, ocrvqa_match)

@@ -17,7 +17,7 @@ from functools import cache
 from random import Random
 from typing import ClassVar
 
-from mmpeft.faithfulness import judge_yes_no, parse_beginning
+from mmpeft import scoring
 from mmpeft.mini import world
 from mmpeft.mini.scenes import Scene
 from mmpeft.mini.task import Draft, MiniTask, Picture
@@ -88,10 +88,7 @@ class MiniPope(MiniTask):
 
     def score(self, examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
         """Accuracy of what the beginning of the answer says (MME's rule); yes_share beside it."""
-        read = [parse_beginning(prediction) for prediction in predictions]
-        per_item = [float(one == e.answer) for e, one in zip(examples, read, strict=True)]
-        judged = judge_yes_no(read, [e.answer for e in examples])
-        return Scored(judged.accuracy, per_item, [one is not None for one in read], {"yes_share": judged.yes_share})
+        return scoring.yes_no(examples, predictions)
 
 
 def _in_turn(rows: Sequence[Example], rng: Random) -> Iterator[Example]:

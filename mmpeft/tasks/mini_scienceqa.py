@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import ClassVar
 
-from mmpeft.metrics import scienceqa_letter
+from mmpeft import scoring
 from mmpeft.mini import world
 from mmpeft.mini.scenes import random_scene
 from mmpeft.mini.task import Draft, MiniTask, Picture, options
@@ -55,6 +55,4 @@ class MiniScienceQA(MiniTask):
 
     def score(self, examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
         """Accuracy of the letter; a prediction with no readable letter is unparsed and wrong."""
-        found = [scienceqa_letter(p, len(e.choices)) for e, p in zip(examples, predictions, strict=True)]
-        per_item = [float(f is not None and LETTERS[f] == e.answer) for e, f in zip(examples, found, strict=True)]
-        return Scored(sum(per_item) / max(1, len(per_item)), per_item, [f is not None for f in found])
+        return scoring.letters(examples, predictions)

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from random import Random
 from typing import ClassVar
 
+from mmpeft import scoring
 from mmpeft.mini import world
 from mmpeft.mini.draw import DAMAGES
 from mmpeft.mini.scenes import Scene, damaged, random_scene
 from mmpeft.mini.task import Draft, MiniTask, Picture, ten_answers
 from mmpeft.task import Example, Scored
-from mmpeft.tasks.mini_vqav2 import SUFFIX, score_vqa
+from mmpeft.tasks.mini_vqav2 import SUFFIX
 
 UNANSWERABLE = "unanswerable"
 PROMPT = 'Question: {} When the information is insufficient, respond with "unanswerable". ' + SUFFIX
@@ -63,4 +64,4 @@ class MiniVizWiz(MiniTask):
 
     def score(self, examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
         """VQA soft accuracy against ten answers."""
-        return score_vqa(examples, predictions)
+        return scoring.vqa(examples, predictions)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import ClassVar
 
-from mmpeft.metrics import vqa_soft
+from mmpeft import scoring
 from mmpeft.mini import world
 from mmpeft.mini.scenes import POSITIONS, Scene, random_scene
 from mmpeft.mini.task import Draft, MiniTask, Picture, ten_answers
@@ -12,15 +12,6 @@ from mmpeft.task import Example, Scored
 
 SUFFIX = "Answer the question using a single word or phrase."
 KINDS = ("what", "group", "which", "where", "count", "background", "yesno", "or")
-
-
-def score_vqa(examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
-    """VQA soft accuracy (default and official variant); an empty prediction is unparsed."""
-    per_item = [vqa_soft(p, e.answers) for e, p in zip(examples, predictions, strict=True)]
-    official = [vqa_soft(p, e.answers, "official") for e, p in zip(examples, predictions, strict=True)]
-    parsed = [bool(p.strip()) for p in predictions]
-    count = max(1, len(per_item))
-    return Scored(sum(per_item) / count, per_item, parsed, {"vqa_official": sum(official) / count})
 
 
 def question(rng: Random, scene: Scene, kind: str) -> Draft:
@@ -97,4 +88,4 @@ class MiniVQAv2(MiniTask):
 
     def score(self, examples: Sequence[Example], predictions: Sequence[str]) -> Scored:
         """VQA soft accuracy against ten answers."""
-        return score_vqa(examples, predictions)
+        return scoring.vqa(examples, predictions)
