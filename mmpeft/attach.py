@@ -43,7 +43,12 @@ def attach(
 
     Returns:
         A PeftModel, or the base itself for a baseline.
+
+    Raises:
+        MmpeftError: This model cannot take the method.
     """
+    if reason := entry.refused.get(method.name):
+        raise MmpeftError(f"method '{method.name}' is refused on model '{entry.name}': {reason}.")
     torch.manual_seed(seed)
     tuned = connector_tuned or method.tunes_connector
     config: Any = method.peft_config(

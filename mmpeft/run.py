@@ -21,7 +21,8 @@ from mmpeft.attach import attach, parameter_groups
 from mmpeft.batches import Encoder
 from mmpeft.contract import Watch
 from mmpeft.evaluate import evaluate
-from mmpeft.models import Loaded, load
+from mmpeft.loading import Loaded
+from mmpeft.models import load
 from mmpeft.monitor import Monitor, asked_on_the_way, due
 from mmpeft.plan import Planned
 from mmpeft.records import Outcome, Record

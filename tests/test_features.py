@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mmpeft.batches import Encoder
 from mmpeft.features import CachedEncoder, FeatureStore, digest_of, prepare
-from mmpeft.models import Loaded, load
+from mmpeft.loading import Loaded
+from mmpeft.models import load
 from mmpeft.tasks import TASKS
 
 torch.set_num_threads(1)
