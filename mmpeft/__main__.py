@@ -256,6 +256,70 @@ def data(question: QuestionName = None, scale: Scale = None, workers: Workers = 
 
 
 @app.command()
+def models(as_json: AsJson = False) -> None:
+    """The models of the study: where each comes from, its licence, what it cannot take and why."""
+    from mmpeft.models import MODELS, Hub
+
+    rows = [
+        {
+            "model": name,
+            "about": model.about,
+            "kind": model.entry.kind,
+            "source": model.source.place if isinstance(model.source, Hub) else "this package",
+            "licence": model.source.licence if isinstance(model.source, Hub) else "Apache-2.0",
+            "gated": isinstance(model.source, Hub) and model.source.gated,
+            "image_tokens": model.num_image_tokens,
+            "needs": list(model.needs),
+            "refused": dict(model.entry.refused),
+        }
+        for name, model in MODELS.items()
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("model", "architecture", "source", "image tokens", "licence", box=None, pad_edge=False)
+    for row in rows:
+        terms = f"{row['licence']}{', gated' if row['gated'] else ''}"
+        table.add_row(row["model"], row["kind"], row["source"], str(row["image_tokens"]), terms)
+    out.print(table)
+    for row in rows:
+        for method, reason in row["refused"].items():
+            out.print(f"refused: {method} on {row['model']}: {reason}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def counts(
+    model: Annotated[str, typer.Option(help="A model of `mmpeft models`.")] = "llava-1.5-7b",
+    every_size: Annotated[bool, typer.Option("--every-size", help="All sizes that the paper tries.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """How many parameters each method trains on a model at its full size, without its weights.
+
+    Percentages are of the base and what is kept, as in the paper's Table 15; what is printed there stands beside the count that
+    gives it.
+    """
+    from dataclasses import asdict
+
+    from mmpeft.counts import sizes
+    from mmpeft.counts import table as counted
+
+    found, rows = sizes(model), counted(model, every_size).to_dict("records")
+    if as_json:
+        _print_json({"model": model, "sizes": asdict(found), "counts": rows})
+        return
+    parts = {"language model": found.language_model, "connector": found.connector, "vision encoder": found.vision_encoder}
+    out.print(f"{model}: {found.total:,} parameters:", ", ".join(f"{name} {value:,}" for name, value in parts.items()))
+    heads = ("method", "size", "layout", "location", "trained", "kept", "frozen %", "printed", "tuned %", "printed")
+    table = Table(*heads, box=None, pad_edge=False)
+    for row in rows:
+        trained = (f"{row['trained']:,}", f"{row['kept']:,}")
+        percents = (f"{row['percent']:.3f}", row["printed"], f"{row['percent_tuned']:.3f}", row["printed_tuned"])
+        size = "" if row["size"] is None else f"{row['size']:.0f}"
+        table.add_row(row["method"], size, row["layout"].split(":")[0], row["location"], *trained, *percents)
+    out.print(table)
+
+
+@app.command()
 def notebook(
     name: Annotated[str, typer.Argument(help="A notebook of notebooks/ without its ending.")],
     files: Annotated[

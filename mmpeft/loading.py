@@ -180,7 +180,7 @@ def tiny(model: Model, seed: int = 0) -> Loaded:
     tokenizer = _tokenizer(DATA / "tiny-llava")
     special = [*model.token_ids.values(), model.entry.end_of_answer, *SPECIAL.findall(model.entry.prompt_format)]
     tokenizer.add_special_tokens({"additional_special_tokens": list(dict.fromkeys(filter(None, special)))})
-    known = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    known = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     ids = {field: tokenizer.convert_tokens_to_ids(token) for field, token in model.token_ids.items()}
     changes = merged(model.tiny, {"text_config": {"vocab_size": len(tokenizer), **known}, **known, **ids})
     with torch.random.fork_rng():
@@ -209,7 +209,8 @@ def from_hub(model: Model, hub: Hub, precision: Precision = "fp32") -> Loaded:
     elsewhere = model.entry.vision_encoder if hub.vision_encoder else None
     missing = [name for name in found["missing_keys"] if not (elsewhere and name.startswith(f"{elsewhere}."))]
     if missing or found["mismatched_keys"]:
-        raise MmpeftError(f"model {model.entry.name}: '{hub.place}' lacks weights: {', '.join(sorted(missing)[:3]) or 'shapes differ'}.")
+        lacking = ", ".join(sorted(missing)[:3]) or "shapes differ"
+        raise MmpeftError(f"model {model.entry.name}: '{hub.place}' lacks weights: {lacking}.")
     if hub.vision_encoder is not None:
         _put_vision_encoder(made, model, hub.vision_encoder)
     _add_image_token(made, tokenizer, model)
@@ -233,8 +234,8 @@ def _put_vision_encoder(made: nn.Module, model: Model, hub: Hub) -> None:
     if found["missing_keys"] or shapes[0] != shapes[1]:
         raise MmpeftError(
             f"model {model.entry.name}: '{hub.place}' is not its vision encoder "
-            f"({len(found['missing_keys'])} tensors missing, {len(shapes[0].items() ^ shapes[1].items())} names or shapes differ); "
-            "another encoder in its place would be another model."
+            f"({len(found['missing_keys'])} tensors missing, {len(shapes[0].items() ^ shapes[1].items())} names or shapes "
+            "differ); another encoder in its place would be another model."
         )
     place.load_state_dict(own.state_dict())
 
@@ -261,10 +262,9 @@ def framed(pictures: list[Image.Image], square: Square) -> Tensor:
     """Pixel values (B, 3, side, side) of RGB pictures in their square, normalized channel by channel."""
     size = (square.side, square.side)
     filling = tuple(round(255 * value) for value in square.mean)
-    fitted = [
-        ImageOps.pad(p, size, Image.Resampling.BICUBIC, color=filling) if square.fit == "pad" else p.resize(size, Image.Resampling.BICUBIC)
-        for p in pictures
-    ]
+    bicubic = Image.Resampling.BICUBIC
+    padded = square.fit == "pad"
+    fitted = [ImageOps.pad(p, size, bicubic, color=filling) if padded else p.resize(size, bicubic) for p in pictures]
     arrays = np.stack([np.asarray(p, dtype=np.float32) / 255 for p in fitted])
     normalized = (arrays - np.float32(square.mean)) / np.float32(square.std)
     return torch.from_numpy(normalized).permute(0, 3, 1, 2).contiguous()

@@ -17,27 +17,28 @@ LARGEST = 450
 
 STUDY = (
     *("comparison", "report", "paper", "curves", "curve_report", "tuning", "factors", "locations", "spread", "paper_sweeps"),
-    *("tracks", "track_report", "faith_report", "flops", "efficiency", "claims", "verdicts", "ledger"),
+    *("tracks", "track_report", "faith_report", "flops", "layouts", "efficiency", "claims", "verdicts", "ledger"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album"),
 )
 """The modules right of the records, in their order."""
 
 ORDER = (
-    *("errors", "entry", "task", "methods.base", "methods.*", "methods", "registry", "spec", "plan"),
+    *("errors", "entry", "task", "methods.base", "methods.*", "methods"),
+    *("models.base", "models.tiny", "models.*", "models", "registry", "spec", "plan"),
     *("files", "leases", "records"),
     *("metrics", "faithfulness", "stats", "decide", "summaries", "simulate"),
     *("mini.world", "mini.synonyms", "mini.scenes", "mini.draw", "mini.task", "mini.*"),
     *("tasks.mini_vqav2", "tasks.mini_flickr30k", "tasks.*", "tasks"),
-    *("vision", "features", "models", "batches", "bottleneck", "attach", "train", "evaluate", "monitor", "contract"),
+    *("vision", "features", "reach", "loading", "batches", "bottleneck", "attach", "train", "evaluate", "monitor", "contract"),
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "mini.card", "mini.base"),
-    *("execute", "pictures", "audit", "doctor"),
+    *("execute", "pictures", "audit", "doctor", "counts"),
     *("study", *(f"study.{name}" for name in STUDY)),
     *("book", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
 
 PURE = [
-    *("errors", "entry", "task", "methods", "registry", "spec", "plan", "files", "leases", "records"),
+    *("errors", "entry", "task", "methods", "models", "counts", "registry", "spec", "plan", "files", "leases", "records"),
     *("metrics", "faithfulness", "stats", "decide", "summaries", "simulate"),
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),
     *("execute", "audit", "doctor", "pictures", "book", "__main__"),

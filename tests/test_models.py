@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mmpeft.attach import attach, load_adapter, parameter_groups, save_adapter
+from mmpeft.attach import attach, parameter_groups
 from mmpeft.batches import Encoder
-from mmpeft.contract import Watch, difference, logits
+from mmpeft.contract import Watch
 from mmpeft.errors import MmpeftError
 from mmpeft.loading import Loaded, tiny
 from mmpeft.methods import Adapter, Connector, Full, Ia3, Lora, Method, Prefix
@@ -37,7 +37,9 @@ METHODS: dict[str, Method] = {
 LEARNING_RATES = {"ia3": 0.1, "prefix": 0.1}
 NUM_STEPS = 6
 
-CELLS = [(kind, case, tuned) for kind in ARCHITECTURES for case in METHODS for tuned in (False, True) if tuned or case != "connector"]
+CELLS = [
+    (kind, case, tuned) for kind in ARCHITECTURES for case in METHODS for tuned in (False, True) if tuned or case != "connector"
+]
 SUPPORTED = [cell for cell in CELLS if METHODS[cell[1]].name not in MODELS[ARCHITECTURES[cell[0]]].entry.refused]
 REFUSED = [cell for cell in CELLS if cell not in SUPPORTED]
 each_supported = pytest.mark.parametrize(("kind", "case", "tuned"), SUPPORTED)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 VICUNA_PROMPT = (
-    "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
-    "answers to the user's questions. USER: <image>\n{prompt} ASSISTANT:"
+    "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and "
+    "polite answers to the user's questions. USER: <image>\n{prompt} ASSISTANT:"
 )
 CLIP_SQUARE = Square(336, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), fit="pad")
 

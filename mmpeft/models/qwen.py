@@ -72,7 +72,7 @@ def _qwen(
         architecture=architecture,
         config={
             "vision_config": vision,
-            "text_config": {**text, "tie_word_embeddings": text["tie_word_embeddings"]},
+            "text_config": text,
             "image_token_id": 151_655,
             "video_token_id": 151_656,
             "vision_start_token_id": 151_652,
@@ -118,7 +118,7 @@ def _qwen25(size: str, revision: str, licence: str, text: dict[str, Any]) -> Mod
         "Qwen2_5_VLForConditionalGeneration",
         Hub(f"Qwen/Qwen2.5-VL-{size}-Instruct", revision, licence),
         vision,
-        {"model_type": "qwen2_5_vl_text", "rope_parameters": rope, "max_position_embeddings": 128_000, "rms_norm_eps": 1e-6} | text,
+        {"model_type": "qwen2_5_vl_text", "rope_parameters": rope, "max_position_embeddings": 128_000} | text,
         {
             "vision_config": {**_TINY_VISION, "fullatt_block_indexes": [1], "window_size": 16},
             "text_config": {**TEXT, "rope_parameters": {**rope, "mrope_section": [1, 1, 2]}},
