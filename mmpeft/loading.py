@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -160,16 +161,26 @@ def toy(entry: ModelEntry) -> Loaded:
     return Loaded(_finish(model, tokenizer), tokenizer, entry, pixels, config.image_seq_length)
 
 
+def architecture_of(model: Model) -> Any:
+    """The class of a model: transformers' own, or a port in this package."""
+    return named(model.architecture) if "." in model.architecture else getattr(transformers, model.architecture)
+
+
+def named(dotted: str) -> Any:
+    """The class or function of this dotted name."""
+    module, _, name = dotted.rpartition(".")
+    return getattr(import_module(module), name)
+
+
 def configuration(model: Model, changes: dict[str, Any] | None = None) -> Any:
     """The transformers config of a model, by its published configuration, with changes for another size."""
-    architecture = getattr(transformers, model.architecture)
-    return architecture.config_class(**merged(model.config, changes or {}))
+    return architecture_of(model).config_class(**merged(model.config, changes or {}))
 
 
 def on_meta(model: Model) -> nn.Module:
     """The model at its full size on the meta device: names and shapes of all tensors, and no memory for any."""
     with torch.device("meta"):
-        return getattr(transformers, model.architecture)(configuration(model)).eval()
+        return architecture_of(model)(configuration(model)).eval()
 
 
 def tiny(model: Model, seed: int = 0) -> Loaded:
@@ -185,7 +196,7 @@ def tiny(model: Model, seed: int = 0) -> Loaded:
     changes = merged(model.tiny, {"text_config": {"vocab_size": len(tokenizer), **known}, **known, **ids})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = getattr(transformers, model.architecture)(configuration(model, changes))
+        made = architecture_of(model)(configuration(model, changes))
     square = replace(model.square, side=model.tiny_side) if model.square else None
     return _ready(made, tokenizer, model, square, model.tiny_num_image_tokens)
 
@@ -197,13 +208,15 @@ def from_hub(model: Model, hub: Hub, precision: Precision = "fp32") -> Loaded:
         MmpeftError: There is no network, the owner's terms are not accepted, a package is missing, or what came is not the
             published model.
     """
-    architecture = getattr(transformers, model.architecture)
     told: dict[str, Any] = {"dtype": DTYPES[precision]}
-    if hub.key_mapping:  # another layout: its own config would not name this architecture
-        told |= {"config": configuration(model), "key_mapping": dict(hub.key_mapping)}
+    if not hub.own_config:
+        told["config"] = configuration(model)
+    if hub.key_mapping:
+        told["key_mapping"] = dict(hub.key_mapping)
+    read = named(hub.tokenizer) if hub.tokenizer else _auto_tokenizer
     with explained(f"model {model.entry.name}", hub.place):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(hub.id, revision=hub.revision)
-        made, found = architecture.from_pretrained(
+        tokenizer = read(hub)
+        made, found = architecture_of(model).from_pretrained(
             hub.id, revision=hub.revision, output_loading_info=True, **told
         )
     elsewhere = model.entry.vision_encoder if hub.vision_encoder else None
@@ -213,10 +226,14 @@ def from_hub(model: Model, hub: Hub, precision: Precision = "fp32") -> Loaded:
         raise MmpeftError(f"model {model.entry.name}: '{hub.place}' lacks weights: {lacking}.")
     if hub.vision_encoder is not None:
         _put_vision_encoder(made, model, hub.vision_encoder)
-    _add_image_token(made, tokenizer, model)
-    if (sizes := dims_of(made.config)) != (expected := model.dims) and not hub.key_mapping:
+    if (sizes := dims_of(made.config)) != (expected := model.dims):
         raise MmpeftError(f"model {model.entry.name}: '{hub.place}' has a decoder of {sizes}, its entry says {expected}.")
+    _add_image_token(made, tokenizer, model)
     return _ready(made, tokenizer, model, model.square, model.num_image_tokens)
+
+
+def _auto_tokenizer(hub: Hub) -> PreTrainedTokenizerFast:
+    return transformers.AutoTokenizer.from_pretrained(hub.id, revision=hub.revision)
 
 
 def _put_vision_encoder(made: nn.Module, model: Model, hub: Hub) -> None:

@@ -12,6 +12,7 @@ from mmpeft.models.internvl import INTERNVL3_1B, INTERNVL3_2B
 from mmpeft.models.llava import LLAVA_7B, LLAVA_13B, ONEVISION_HALF_B, SHAREGPT4V_7B
 from mmpeft.models.packaged import TINY_LLAVA, TOY
 from mmpeft.models.qwen import QWEN3_VL_2B, QWEN3_VL_8B, QWEN25_VL_3B, QWEN25_VL_7B
+from mmpeft.models.qwen_vl_chat import QWEN_VL_CHAT
 from mmpeft.models.smolvlm import SMOLVLM_256M, SMOLVLM_500M
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ MODELS: dict[str, Model] = {
     model.entry.name: model
     for model in (
         *(TINY_LLAVA, TOY),
-        *(LLAVA_7B, LLAVA_13B, SHAREGPT4V_7B),
+        *(LLAVA_7B, LLAVA_13B, SHAREGPT4V_7B, QWEN_VL_CHAT),
         *(SMOLVLM_256M, SMOLVLM_500M, ONEVISION_HALF_B, INTERNVL3_1B, INTERNVL3_2B),
         *(QWEN25_VL_3B, QWEN25_VL_7B, QWEN3_VL_2B, QWEN3_VL_8B, PALIGEMMA2_3B, GEMMA3_4B),
     )

@@ -90,6 +90,8 @@ class Hub:
         gated: Whether the owner wants terms accepted first.
         vision_encoder: Where the vision encoder comes from, when it is not the one in this checkpoint.
         key_mapping: Names in the checkpoint → names in the model, as regular expressions, for a checkpoint of another layout.
+        own_config: Whether the config beside the weights names this architecture; else the entry's is used.
+        tokenizer: The dotted name of a function (hub) → tokenizer, where transformers' AutoTokenizer cannot read it.
     """
 
     id: str
@@ -98,6 +100,8 @@ class Hub:
     gated: bool = False
     vision_encoder: "Hub | None" = None
     key_mapping: Mapping[str, str] = field(default_factory=dict, hash=False)
+    own_config: bool = True
+    tokenizer: str | None = None
 
     @property
     def place(self) -> str:
@@ -129,7 +133,7 @@ class Model:
         entry: Where a loaded model's parts are, and how it is asked.
         about: One line about it.
         source: Where its weights come from.
-        architecture: The class in transformers (or of a port in this package).
+        architecture: The class in transformers, or the dotted name of one in this package.
         config: The published configuration, as arguments of that class's config; empty for one that brings its own.
         tiny: What is other in a random model of the same architecture, a few thousand parameters, for tests.
         token_ids: Fields of the config that hold the id of a token, and the token.

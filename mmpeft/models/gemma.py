@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _NO_PREFIX = {
-    "prefix": "peft drops token_type_ids for prompt learning, and without them the model's attention is not the one it was made with"
+    "prefix": "peft drops token_type_ids for prompt learning, and without them attention is not what it was trained with"
 }
 _SIGLIP = {
     "model_type": "siglip_vision_model",

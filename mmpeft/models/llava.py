@@ -97,6 +97,7 @@ SHAREGPT4V_7B = _llava(
             r"^model\.mm_projector\.2\.": "model.multi_modal_projector.linear_2.",
             r"^model\.(layers|embed_tokens|norm)\.": r"model.language_model.\1.",
         },
+        own_config=False,
     ),
     # Its vocabulary is Vicuna's own; the image token is added after loading.
     merged(_vicuna(4096, 11_008, 32, 32), {"text_config": {"vocab_size": 32_000}}),
