@@ -57,7 +57,8 @@ def attach(
     if config is None:
         model.requires_grad_(False)
         for path in (*method.trained_parts(entry), *([entry.connector] if tuned else [])):
-            model.get_submodule(path).requires_grad_(True)
+            # In single precision, whatever the base is kept in: small steps on half the digits would be lost.
+            model.get_submodule(path).float().requires_grad_(True)
         return model
     if tuned:
         config.modules_to_save = [entry.connector]
@@ -158,7 +159,7 @@ def load_adapter(base_model: nn.Module, entry: ModelEntry, path: Path) -> nn.Mod
             raise MmpeftError(
                 f"'{path}' does not fit the model '{entry.name}': tensor '{name}' {tuple(tensor.shape)}."
             )
-        parameters[name].data.copy_(tensor)
+        parameters[name].data = tensor.to(parameters[name].device)
     return base_model
 
 

@@ -183,7 +183,7 @@ def on_meta(model: Model) -> nn.Module:
         return architecture_of(model)(configuration(model)).eval()
 
 
-def tiny(model: Model, seed: int = 0) -> Loaded:
+def tiny(model: Model, seed: int = 0, precision: Precision = "fp32") -> Loaded:
     """A random model of some ten thousand parameters with this one's architecture, prompt and way with pictures.
 
     Its tokenizer is tiny-llava's, which gets the special tokens of the prompt.
@@ -196,7 +196,7 @@ def tiny(model: Model, seed: int = 0) -> Loaded:
     changes = merged(model.tiny, {"text_config": {"vocab_size": len(tokenizer), **known}, **known, **ids})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = architecture_of(model)(configuration(model, changes))
+        made = architecture_of(model)(configuration(model, changes)).to(DTYPES[precision])
     square = replace(model.square, side=model.tiny_side) if model.square else None
     return _ready(made, tokenizer, model, square, model.tiny_num_image_tokens)
 
@@ -269,10 +269,20 @@ def _add_image_token(made: Any, tokenizer: PreTrainedTokenizerFast, model: Model
 def _ready(made: Any, tokenizer: PreTrainedTokenizerFast, model: Model, square: Square | None, num_image_tokens: int) -> Loaded:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    connector = made.get_submodule(model.entry.connector)
+    if next(connector.parameters()).dtype != torch.float32:
+        connector.float().register_forward_pre_hook(_widened)
     loaded = Loaded(made.eval(), tokenizer, model.entry, partial(framed, square=square), num_image_tokens, model.arrange)
-    made.generation_config.pad_token_id = tokenizer.pad_token_id
-    made.generation_config.eos_token_id = loaded.end_of_answer_id
+    # Greedy and nothing else: a checkpoint's own settings sample, or punish repetition.
+    made.generation_config = transformers.GenerationConfig(
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=loaded.end_of_answer_id
+    )
     return loaded
+
+
+def _widened(connector: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The connector's inputs in single precision, as it is kept: small steps on half the digits would be lost."""
+    return tuple(each.float() if isinstance(each, Tensor) and each.is_floating_point() else each for each in inputs)
 
 
 def framed(pictures: list[Image.Image], square: Square) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from mmpeft.models import known
 from mmpeft.plan import Planned
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def prepare_features(planned: Sequence[Planned], workers: int) -> int:
 
     return sum(
         prepare(partial(_feature_store, model), wanted, workers)
-        for model, wanted in pictures_of(planned).items()
+        for model, wanted in pictures_of([one for one in planned if known(one.spec.model).caches_features]).items()
         if sum(len(ids) for _, ids in wanted) > FEW
     )
 

@@ -183,7 +183,8 @@ class Head(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """(B, P, D of the vision encoder) → (B, N, D of the decoder)."""
-        return self.ln_post(self.attn_pool(patches)) @ self.proj
+        pooled = self.attn_pool(patches).to(self.proj.dtype)  # the connector may be kept in a wider one
+        return self.ln_post(pooled) @ self.proj
 
 
 class QwenVLForConditionalGeneration(LlavaForConditionalGeneration):

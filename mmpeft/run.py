@@ -47,7 +47,7 @@ def run(spec: RunSpec, progress: bool = False) -> Outcome:
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     planned = Planned.of(spec)
-    loaded, task = load(spec.model), TASKS[spec.task]
+    loaded, task = load(spec.model, spec.train.precision), TASKS[spec.task]
     training, asked = examples_of(spec, task)
     encoder = encoder_for(loaded, task, [*training, *asked], spec.train.max_length, progress)
     on_the_way = asked_on_the_way(spec)

@@ -169,6 +169,11 @@ class Model:
         """The sizes of the decoder by the published configuration; None for a model that comes without one."""
         return dims_of(namespace(self.config)) if self.config else None
 
+    @property
+    def caches_features(self) -> bool:
+        """Whether its vision features are computed once and kept; the encoder of a hub model runs each time."""
+        return not isinstance(self.source, Hub)
+
     def load(self, precision: Precision = "fp32") -> "Loaded":
         """A fresh copy of the model; the weights of a hub model in this precision.
 
