@@ -277,11 +277,9 @@ def models(as_json: AsJson = False) -> None:
     if as_json:
         _print_json(rows)
         return
-    table = Table("model", "architecture", "source", "image tokens", "licence", box=None, pad_edge=False)
     for row in rows:
         terms = f"{row['licence']}{', gated' if row['gated'] else ''}"
-        table.add_row(row["model"], row["kind"], row["source"], str(row["image_tokens"]), terms)
-    out.print(table)
+        out.print(f"{row['model']:<21} {row['source']:<55} {row['image_tokens']:>5} image tokens  {terms}", soft_wrap=True)
     for row in rows:
         for method, reason in row["refused"].items():
             out.print(f"refused: {method} on {row['model']}: {reason}", markup=False, soft_wrap=True)
@@ -300,23 +298,25 @@ def counts(
     """
     from dataclasses import asdict
 
-    from mmpeft.counts import sizes
-    from mmpeft.counts import table as counted
+    from mmpeft.counts import rows, sizes, unmet
 
-    found, rows = sizes(model), counted(model, every_size).to_dict("records")
+    found, counted = sizes(model), rows(model, every_size)
     if as_json:
-        _print_json({"model": model, "sizes": asdict(found), "counts": rows})
+        _print_json({"model": model, "sizes": asdict(found), "counts": counted})
         return
     parts = {"language model": found.language_model, "connector": found.connector, "vision encoder": found.vision_encoder}
-    out.print(f"{model}: {found.total:,} parameters:", ", ".join(f"{name} {value:,}" for name, value in parts.items()))
-    heads = ("method", "size", "layout", "location", "trained", "kept", "frozen %", "printed", "tuned %", "printed")
-    table = Table(*heads, box=None, pad_edge=False)
-    for row in rows:
-        trained = (f"{row['trained']:,}", f"{row['kept']:,}")
-        percents = (f"{row['percent']:.3f}", row["printed"], f"{row['percent_tuned']:.3f}", row["printed_tuned"])
-        size = "" if row["size"] is None else f"{row['size']:.0f}"
-        table.add_row(row["method"], size, row["layout"].split(":")[0], row["location"], *trained, *percents)
+    said = ", ".join(f"{name} {value:,}" for name, value in parts.items())
+    out.print(f"{model}: {found.total:,} parameters: {said}", soft_wrap=True)
+    table = Table("method", "location", "trained", "kept", "frozen %", "tuned %", box=None, pad_edge=False)
+    for row in counted:
+        name = " ".join(filter(None, (row["method"], str(row["size"] or ""), row["layout"].split(":")[0])))
+        percents = (f"{row[f'percent{c}']:.3f}{'*' if row[f'printed{c}'] else ''}" for c in ("", "_tuned"))
+        table.add_row(name, row["location"], f"{row['trained']:,}", f"{row['kept']:,}", *percents)
     out.print(table)
+    if any(row["printed"] or row["printed_tuned"] for row in counted):
+        out.print("* as printed in the paper's Table 15")
+    for method, connector, value, nearest in unmet(model):
+        out.print(f"printed there as {value}, counted {nearest:.5f}: {method} with a {connector} connector", soft_wrap=True)
 
 
 @app.command()

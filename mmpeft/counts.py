@@ -8,6 +8,7 @@ connector, over the base and what is kept. Of a prefix with a projection the pro
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import pandas as pd
 
@@ -75,7 +76,7 @@ LAYOUTS: dict[str, list[tuple[str, list[Method]]]] = {
     "prefix": [
         ("", [Prefix(num_virtual_tokens=m) for m in (10, 20, 30, 40)]),
         (
-            "behind a projection",
+            "projection: out of a two-layer network while training",
             [Prefix(num_virtual_tokens=m, prefix_projection=True, encoder_hidden_size=4096) for m in (10, 20, 30, 40)],
         ),
     ],
@@ -146,15 +147,27 @@ def published() -> pd.DataFrame:
         return pd.read_csv(file, dtype=str)
 
 
-def table(name: str, every_size: bool = False) -> pd.DataFrame:
-    """The counts as a table, with what the paper prints for this model where a row is of its sizes.
+def rows(name: str, every_size: bool = False) -> list[dict[str, Any]]:
+    """The counts as rows, with the numbers of the paper's Table 15 that they give to the last digit.
 
-    Columns beside those of `Count`: printed, printed_tuned; every printed number that a row gives to its last digit, else empty.
+    Fields beside those of `Count`: printed, printed_tuned; as printed for this model and method, else empty.
     """
-    rows = [asdict(one) for one in counts(name, every_size)]
+    found = [asdict(one) for one in counts(name, every_size)]
     mine = published()[published()["model"] == name]
-    for row in rows:
+    for row in found:
         for column, connector in (("percent", "frozen"), ("percent_tuned", "tuned")):
             there = mine[(mine["method"] == row["method"]) & (mine["connector"] == connector)]["percent"]
             row[column.replace("percent", "printed")] = next((p for p in there if p == f"{row[column]:.3f}"), "")
-    return pd.DataFrame(rows)
+    return found
+
+
+def unmet(name: str) -> list[tuple[str, str, str, float]]:
+    """The printed percentages that no layout gives to the last digit: method, connector, as printed, the nearest count."""
+    found = []
+    for _, row in published()[published()["model"] == name].iterrows():
+        there = [one for one in rows(name) if one["method"] == row["method"]]
+        suffix = "" if row["connector"] == "frozen" else "_tuned"
+        if all(one[f"printed{suffix}"] != row["percent"] for one in there):
+            nearest = min((one[f"percent{suffix}"] for one in there), key=lambda value: abs(value - float(row["percent"])))
+            found.append((row["method"], row["connector"], row["percent"], nearest))
+    return found

@@ -2,6 +2,7 @@
 
 import base64
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import gelu, interpolate, layer_norm, silu
 
 from mmpeft.counts import sizes
-from mmpeft.loading import configuration, tiny
+from mmpeft.loading import tiny
 from mmpeft.models import MODELS, Hub
 from mmpeft.models.base import merged
-from mmpeft.qwen_vl import SPECIAL, QwenVLForConditionalGeneration, tokenizer
+from mmpeft.qwen_vl import SPECIAL, tokenizer
 
 torch.set_num_threads(1)
 
@@ -126,17 +127,28 @@ class Written:
         return self.rms("ln_f", x) @ self.state["lm_head.weight"].T
 
 
+def write_vocabulary(folder: Path) -> None:
+    """260 tokens in the format of the published file."""
+    tokens = [bytes([i]) for i in range(256)] + [b"he", b"ll", b"hell", b"hello"]
+    lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
+    (folder / "qwen.tiktoken").write_text("\n".join(lines), encoding="ascii")
+
+
 @torch.no_grad()
 def test_a_checkpoint_in_the_published_layout_computes_what_its_formulas_say(tmp_path: Path) -> None:
     state = checkpoint()
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    image = 3099
-    changes: dict[str, Any] = merged(MODEL.tiny, {"image_token_id": image, "text_config": {"vocab_size": 3100}})
-    model, found = QwenVLForConditionalGeneration.from_pretrained(
-        tmp_path, config=configuration(MODEL, changes), output_loading_info=True
-    )
-    assert not found["missing_keys"] and not found["unexpected_keys"] and not found["mismatched_keys"]
-    ids, pixels = torch.tensor([5, 7, image, image, image, image, 11, 13, 17]), torch.randn(3, 16, 16)
+    (tmp_path / "config.json").write_text('{"model_type": "qwen", "architectures": ["QWenLMHeadModel"]}', encoding="utf-8")
+    (tmp_path / "generation_config.json").write_text('{"chat_format": "chatml", "top_k": 0}', encoding="utf-8")
+    write_vocabulary(tmp_path)
+    image = 260 + SPECIAL.index("<imgpad>")
+    changes: dict[str, Any] = {"image_token_id": image, "text_config": {"vocab_size": 3100}}
+    assert isinstance(MODEL.source, Hub)
+    here = replace(MODEL.source, id=str(tmp_path), revision=None)
+    loaded = replace(MODEL, source=here, config=merged(merged(MODEL.config, MODEL.tiny), changes)).load()
+    model, ids = loaded.model, torch.tensor([5, 7, image, image, image, image, 11, 13, 17])
+    assert loaded.image_token_id == image
+    pixels = torch.randn(3, 16, 16)
     expected = Written(state).logits(ids, image, pixels)
     found_logits = model.eval()(input_ids=ids[None], pixel_values=pixels[None]).logits[0]
     torch.testing.assert_close(found_logits, expected, rtol=1e-4, atol=1e-4)
@@ -159,9 +171,7 @@ def test_the_connector_is_the_resampler() -> None:
 
 
 def test_the_tokenizer_is_read_from_the_vocabulary_file(tmp_path: Path) -> None:
-    tokens = [bytes([i]) for i in range(256)] + [b"he", b"ll", b"hell", b"hello"]
-    lines = [f"{base64.b64encode(token).decode()} {rank}" for rank, token in enumerate(tokens)]
-    (tmp_path / "qwen.tiktoken").write_text("\n".join(lines), encoding="ascii")
+    write_vocabulary(tmp_path)
     made = tokenizer(Hub(str(tmp_path), None, ""))
     ids = made("<img><imgpad></img>hello é 12<|im_end|>")["input_ids"]
     assert ids[:4] == [260 + SPECIAL.index(token) for token in ("<img>", "<imgpad>", "</img>")] + [259]

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from mmpeft.counts import CHOSEN, counts, published, table
+from mmpeft.counts import CHOSEN, counts, published, rows, unmet
 from mmpeft.methods import METHODS
 from mmpeft.study.report import Prose, Table, listed, to_html
 
@@ -13,7 +13,7 @@ def layouts_table(name: str) -> Table:
     Args:
         name: A model of MODELS.
     """
-    frame = table(name)
+    frame = pd.DataFrame(rows(name))
     shown = pd.DataFrame(
         {
             "method": [METHODS[row["method"]].label for _, row in frame.iterrows()],
@@ -30,26 +30,14 @@ def layouts_table(name: str) -> Table:
     return Table(frame, to_html(shown, index=False))
 
 
-def unmet(name: str) -> list[tuple[str, str, float]]:
-    """The printed percentages that no layout gives to the last digit: method and connector, as printed, the nearest count."""
-    frame, found = table(name), []
-    for _, row in published()[published()["model"] == name].iterrows():
-        of_method = frame[frame["method"] == row["method"]]
-        column = "percent" if row["connector"] == "frozen" else "percent_tuned"
-        if not (of_method[column.replace("percent", "printed")] == row["percent"]).any():
-            nearest = min(of_method[column], key=lambda value: abs(value - float(row["percent"])))
-            found.append((f"{METHODS[row['method']].label} with a {row['connector']} connector", row["percent"], nearest))
-    return found
-
-
 def reading(*names: str) -> Prose:
     """How many of the printed percentages the counts give, which they do not, and which layout of the Adapter it is."""
     printed = published()[published()["model"].isin(names)]
     missed = [(name, *each) for name in names for each in unmet(name)]
     met = len(printed) - len(missed)
     said = f"Of {len(printed)} percentages that can be read for {listed(names)}, {met} are met to the last digit."
-    for name, what, value, nearest in missed:
-        said += f" The other, {what} on {name}, is printed as {value}; the count is {nearest:.5f}."
+    for name, method, connector, value, nearest in missed:
+        said += f" {METHODS[method].label} with a {connector} connector on {name} is printed as {value}, and counts {nearest:.5f}."
     layouts = {
         f"{one.layout.replace('_', ' ')}, at {one.location}"
         for name in names
