@@ -25,6 +25,8 @@ from mmpeft.models.base import merged
 from mmpeft.models.qwen import patches
 from mmpeft.reach import explained
 from mmpeft.registry import fingerprint
+from mmpeft.run import run
+from mmpeft.spec import RunSpec
 from mmpeft.train import answer_loss
 
 torch.set_num_threads(1)
@@ -247,3 +249,24 @@ def test_from_hub_is_what_an_entry_of_the_hub_loads_with(tmp_path: Path) -> None
     _, model = saved("internvl3-1b", tmp_path)
     assert isinstance(model.source, Hub)
     assert from_hub(model, model.source).dims == model.dims
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_goes_all_the_way_on_a_model_of_the_hub(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live pictures, a frozen encoder that runs each time, training, the contract, answers, scores."""
+    _, model = saved("smolvlm-256m", tmp_path)
+    monkeypatch.setitem(MODELS, "smolvlm-256m", model)
+    spec = RunSpec.from_dict(
+        {
+            "model": "smolvlm-256m",
+            "task": "mini-vqav2",
+            "method": {"name": "lora", "r": 2},
+            "connector": {"tuned": True, "learning_rate": 1e-3},
+            "train": {"num_examples": 8, "num_steps": 2, "batch_size": 4, "learning_rate": 1e-3, "precision": precision},
+            "eval": {"num_examples": 4, "batch_size": 2, "max_new_tokens": 2},
+        }
+    )
+    record = run(spec).record
+    assert record.status == "ok" and record.fingerprint == model.fingerprint
+    assert record.contract["reload_delta_logits"] == 0.0
+    assert len(record.curve) == 2

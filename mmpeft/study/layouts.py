@@ -37,7 +37,8 @@ def reading(*names: str) -> Prose:
     met = len(printed) - len(missed)
     said = f"Of {len(printed)} percentages that can be read for {listed(names)}, {met} are met to the last digit."
     for name, method, connector, value, nearest in missed:
-        said += f" {METHODS[method].label} with a {connector} connector on {name} is printed as {value}, and counts {nearest:.5f}."
+        what = f"{METHODS[method].label} with a {connector} connector on {name}"
+        said += f" {what} is printed as {value}; the count is {nearest:.5f}."
     layouts = {
         f"{one.layout.replace('_', ' ')}, at {one.location}"
         for name in names
