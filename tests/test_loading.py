@@ -10,6 +10,7 @@ import httpx2
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from huggingface_hub import constants, errors
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -266,7 +267,11 @@ def test_a_run_goes_all_the_way_on_a_model_of_the_hub(precision: str, tmp_path: 
             "eval": {"num_examples": 4, "batch_size": 2, "max_new_tokens": 2},
         }
     )
-    record = run(spec).record
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process, one precision: accelerate keeps it
+    try:
+        record = run(spec).record
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
     assert record.status == "ok" and record.fingerprint == model.fingerprint
     assert record.contract["reload_delta_logits"] == 0.0
     assert len(record.curve) == 2
