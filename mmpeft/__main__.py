@@ -260,7 +260,7 @@ def models(as_json: AsJson = False) -> None:
     """The models of the study: where each comes from, its licence, what it cannot take and why."""
     from mmpeft.models import MODELS, Hub
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "model": name,
             "about": model.about,

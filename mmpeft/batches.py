@@ -3,13 +3,14 @@
 Shapes: B batch, T tokens, N image tokens, D channels of a patch.
 """
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mmpeft.errors import MmpeftError
+from mmpeft.features import OpenedLater
 from mmpeft.loading import Loaded
 from mmpeft.task import Example
 
@@ -27,7 +28,7 @@ class Encoder:
     """
 
     loaded: Loaded
-    features: MutableMapping[str, Tensor]
+    features: dict[str, Tensor] | OpenedLater
     max_length: int
 
     def prompt_ids(self, example: Example) -> list[int]:

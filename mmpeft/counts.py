@@ -15,6 +15,7 @@ import pandas as pd
 from mmpeft.entry import Dims, Location
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import Adapter, Ia3, Lora, Method, Prefix
+from mmpeft.methods.adapter import Placement
 from mmpeft.models import known
 
 
@@ -62,16 +63,19 @@ class Count:
     percent_tuned: float
 
 
+PLACES: tuple[Location, ...] = ("attention", "mlp", "both")
+_PLACEMENTS: tuple[tuple[Placement, str], ...] = (
+    ("paper_code", "one at every linear map"),
+    ("houlsby", "one after each block"),
+    ("parallel", "one beside each block"),
+)
+
 LAYOUTS: dict[str, list[tuple[str, list[Method]]]] = {
     "lora": [("", [Lora(r=r) for r in (16, 32, 64, 128)])],
     "ia3": [("", [Ia3()])],
     "adapter": [
         (f"{placement}: {words}", [Adapter(bottleneck_size=b, placement=placement) for b in (32, 64, 128, 256)])
-        for placement, words in (
-            ("paper_code", "one at every linear map"),
-            ("houlsby", "one after each block"),
-            ("parallel", "one beside each block"),
-        )
+        for placement, words in _PLACEMENTS
     ],
     "prefix": [
         ("", [Prefix(num_virtual_tokens=m) for m in (10, 20, 30, 40)]),
@@ -121,7 +125,7 @@ def counts(name: str, every_size: bool = False) -> list[Count]:
         for layout, methods in layouts
         for method in methods
         if every_size or method.size in (None, CHOSEN.get(kind))
-        for location in (("attention", "mlp", "both") if method.has_location else ("both",))
+        for location in (PLACES if method.has_location else PLACES[-1:])
     ]
 
 

@@ -143,7 +143,7 @@ class LivePixels:
         return self.pixels([task.picture(picture_id)])[0]
 
 
-class OpenedLater(UserDict[str, Tensor]):
+class OpenedLater(UserDict[str, Any]):
     """A dict whose values are made at each look: what it holds are the makers."""
 
     def __getitem__(self, key: str) -> Tensor:

@@ -242,7 +242,7 @@ def _put_vision_encoder(made: nn.Module, model: Model, hub: Hub) -> None:
     Raises:
         MmpeftError: It cannot be had, or it is not of this architecture.
     """
-    place = made.get_submodule(model.entry.vision_encoder)
+    place: Any = made.get_submodule(model.entry.vision_encoder)
     with explained(f"vision encoder of {model.entry.name}", hub.place):
         own, found = type(place).from_pretrained(
             hub.id, revision=hub.revision, dtype=next(place.parameters()).dtype, output_loading_info=True
@@ -269,6 +269,7 @@ def _add_image_token(made: Any, tokenizer: PreTrainedTokenizerFast, model: Model
 def _ready(made: Any, tokenizer: PreTrainedTokenizerFast, model: Model, square: Square | None, num_image_tokens: int) -> Loaded:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    assert square is not None  # every model of the hub frames its pictures
     connector = made.get_submodule(model.entry.connector)
     if next(connector.parameters()).dtype != torch.float32:
         connector.float().register_forward_pre_hook(_widened)
@@ -293,5 +294,6 @@ def framed(pictures: list[Image.Image], square: Square) -> Tensor:
     padded = square.fit == "pad"
     fitted = [ImageOps.pad(p, size, bicubic, color=filling) if padded else p.resize(size, bicubic) for p in pictures]
     arrays = np.stack([np.asarray(p, dtype=np.float32) / 255 for p in fitted])
-    normalized = (arrays - np.float32(square.mean)) / np.float32(square.std)
+    mean, std = (np.asarray(each, dtype=np.float32) for each in (square.mean, square.std))
+    normalized = (arrays - mean) / std
     return torch.from_numpy(normalized).permute(0, 3, 1, 2).contiguous()

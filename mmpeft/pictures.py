@@ -5,7 +5,7 @@ A run computes what is missing by itself; ahead of a sweep it is quicker, and no
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mmpeft.models import known
 from mmpeft.plan import Planned
@@ -57,4 +57,4 @@ def _feature_store(model: str) -> "FeatureStore":
     """The feature cache of a model; processes import this by name."""
     from mmpeft.models import load
 
-    return load(model).features()
+    return cast("FeatureStore", load(model).features())

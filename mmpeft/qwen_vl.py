@@ -126,7 +126,8 @@ class VisionEncoder(PreTrainedModel):
         """Patches (B, P, D) of pictures (B, 3, H, W), as `last_hidden_state` and the only hidden state."""
         x = self.conv1(pixel_values.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         x = self.ln_pre(x + stretched(self.positional_embedding, x.shape[1]))
-        for block in self.transformer["resblocks"]:
+        blocks: Any = self.transformer["resblocks"]
+        for block in blocks:
             x = block(x)
         return BaseModelOutputWithPooling(last_hidden_state=x, hidden_states=(x,))
 
@@ -153,6 +154,8 @@ class CrossAttention(nn.Module):
 
 class Pool(nn.Module):
     """The connector: N learned queries look at all patches once."""
+
+    pos_embed: Tensor
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()

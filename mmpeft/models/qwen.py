@@ -34,7 +34,7 @@ def patches(model: "nn.Module", inputs: "dict[str, Tensor]", answers: "Tensor") 
     frames = tiles[..., None, :, :].expand(*tiles.shape[:-2], 2, side, side)
     grid = ids.new_tensor([[1, rows, columns]] * batch)
     kinds = (ids == config.image_token_id).int()
-    core = next(module for module in model.modules() if hasattr(module, "get_rope_index"))
+    core: Any = next(module for module in model.modules() if hasattr(module, "get_rope_index"))
     positions, _ = core.get_rope_index(ids, mm_token_type_ids=kinds, image_grid_thw=grid, attention_mask=inputs["attention_mask"])
     return inputs | {
         "pixel_values": frames.reshape(batch * rows * columns, -1),
