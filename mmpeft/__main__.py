@@ -354,6 +354,70 @@ def _print_overlaps(found: "list[Overlap]") -> None:
 
 
 @app.command()
+def models(as_json: AsJson = False) -> None:
+    """The models of the study: where each comes from, its licence, what it cannot take and why."""
+    from mmpeft.models import MODELS, Hub
+
+    rows: list[dict[str, Any]] = [
+        {
+            "model": name,
+            "about": model.about,
+            "kind": model.entry.kind,
+            "source": model.source.place if isinstance(model.source, Hub) else "this package",
+            "licence": model.source.licence if isinstance(model.source, Hub) else "Apache-2.0",
+            "gated": isinstance(model.source, Hub) and model.source.gated,
+            "image_tokens": model.num_image_tokens,
+            "needs": list(model.needs),
+            "refused": dict(model.entry.refused),
+        }
+        for name, model in MODELS.items()
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        terms = f"{row['licence']}{', gated' if row['gated'] else ''}"
+        out.print(f"{row['model']:<21} {row['source']:<55} {row['image_tokens']:>5} image tokens  {terms}", soft_wrap=True)
+    for row in rows:
+        for method, reason in row["refused"].items():
+            out.print(f"refused: {method} on {row['model']}: {reason}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def counts(
+    model: Annotated[str, typer.Option(help="A model of `mmpeft models`.")] = "llava-1.5-7b",
+    every_size: Annotated[bool, typer.Option("--every-size", help="All sizes that the paper tries.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """How many parameters each method trains on a model at its full size, without its weights.
+
+    Percentages are of the base and what is kept, as in the paper's Table 15; what is printed there stands beside the count that
+    gives it.
+    """
+    from dataclasses import asdict
+
+    from mmpeft.counts import rows, sizes, unmet
+
+    found, counted = sizes(model), rows(model, every_size)
+    if as_json:
+        _print_json({"model": model, "sizes": asdict(found), "counts": counted})
+        return
+    parts = {"language model": found.language_model, "connector": found.connector, "vision encoder": found.vision_encoder}
+    said = ", ".join(f"{name} {value:,}" for name, value in parts.items())
+    out.print(f"{model}: {found.total:,} parameters: {said}", soft_wrap=True)
+    table = Table("method", "location", "trained", "kept", "frozen %", "tuned %", box=None, pad_edge=False)
+    for row in counted:
+        name = " ".join(filter(None, (row["method"], str(row["size"] or ""), row["layout"].split(":")[0])))
+        percents = (f"{row[f'percent{c}']:.3f}{'*' if row[f'printed{c}'] else ''}" for c in ("", "_tuned"))
+        table.add_row(name, row["location"], f"{row['trained']:,}", f"{row['kept']:,}", *percents)
+    out.print(table)
+    if any(row["printed"] or row["printed_tuned"] for row in counted):
+        out.print("* as printed in the paper's Table 15")
+    for method, connector, value, nearest in unmet(model):
+        out.print(f"printed there as {value}, counted {nearest:.5f}: {method} with a {connector} connector", soft_wrap=True)
+
+
+@app.command()
 def notebook(
     name: Annotated[str, typer.Argument(help="A notebook of notebooks/ without its ending.")],
     files: Annotated[

@@ -43,7 +43,12 @@ def attach(
 
     Returns:
         A PeftModel, or the base itself for a baseline.
+
+    Raises:
+        MmpeftError: This model cannot take the method.
     """
+    if reason := entry.refused.get(method.name):
+        raise MmpeftError(f"method '{method.name}' is refused on model '{entry.name}': {reason}.")
     torch.manual_seed(seed)
     tuned = connector_tuned or method.tunes_connector
     config: Any = method.peft_config(
@@ -52,7 +57,8 @@ def attach(
     if config is None:
         model.requires_grad_(False)
         for path in (*method.trained_parts(entry), *([entry.connector] if tuned else [])):
-            model.get_submodule(path).requires_grad_(True)
+            # In single precision, whatever the base is kept in: small steps on half the digits would be lost.
+            model.get_submodule(path).float().requires_grad_(True)
         return model
     if tuned:
         config.modules_to_save = [entry.connector]
@@ -153,7 +159,7 @@ def load_adapter(base_model: nn.Module, entry: ModelEntry, path: Path) -> nn.Mod
             raise MmpeftError(
                 f"'{path}' does not fit the model '{entry.name}': tensor '{name}' {tuple(tensor.shape)}."
             )
-        parameters[name].data.copy_(tensor)
+        parameters[name].data = tensor.to(parameters[name].device)
     return base_model
 
 

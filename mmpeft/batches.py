@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mmpeft.errors import MmpeftError
-from mmpeft.models import Loaded
+from mmpeft.features import OpenedLater
+from mmpeft.loading import Loaded
 from mmpeft.task import Example
 
 IGNORED = -100
@@ -22,28 +23,28 @@ class Encoder:
 
     Args:
         loaded: The model whose tokenizer and prompt format are used.
-        features: Vision features (N, D) by picture id.
+        features: By picture id, vision features (N, D) or pixel values (3, H, W).
         max_length: Longest sequence in tokens, image tokens included.
     """
 
     loaded: Loaded
-    features: dict[str, Tensor]
+    features: dict[str, Tensor] | OpenedLater
     max_length: int
 
     def prompt_ids(self, example: Example) -> list[int]:
-        """Token ids of the prompt, its ``<image>`` repeated N times."""
-        tokenizer = self.loaded.tokenizer
-        text = self.loaded.entry.prompt_format.format(prompt=example.prompt)
-        image = self.loaded.model.config.image_token_id
+        """Token ids of the prompt, its image token repeated N times."""
+        tokenizer, entry = self.loaded.tokenizer, self.loaded.entry
+        text = entry.prompt_format.format(prompt=example.prompt)
+        image = self.loaded.image_token_id
         ids: list[int] = []
-        for token in tokenizer(text)["input_ids"]:
+        for token in tokenizer(text, add_special_tokens=entry.adds_special_tokens)["input_ids"]:
             ids += [token] * (self.loaded.num_image_tokens if token == image else 1)
         return ids
 
     def answer_ids(self, example: Example) -> list[int]:
         """Token ids of the answer and the end token."""
         tokenizer = self.loaded.tokenizer
-        return [*tokenizer(example.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        return [*tokenizer(example.answer, add_special_tokens=False)["input_ids"], self.loaded.end_of_answer_id]
 
     def training_batch(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Left-padded prompt and answer; labels are −100 but on the answer and its end token.
@@ -62,24 +63,26 @@ class Encoder:
             raise MmpeftError(
                 f"train.max_length: example {example.example_id} has {longest} tokens, the limit is {self.max_length}; raise it."
             )
-        labels = [[IGNORED] * len(p) + a for p, a in zip(prompts, answers, strict=True)]
-        return self._tensors(examples, rows, longest) | {"labels": _padded(labels, longest, IGNORED)}
+        labels = _padded([[IGNORED] * len(p) + a for p, a in zip(prompts, answers, strict=True)], longest, IGNORED)
+        return self._tensors(examples, rows, labels != IGNORED) | {"labels": labels}
 
     def prompt_batch(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Left-padded prompts, for generation."""
         rows = [self.prompt_ids(e) for e in examples]
-        return self._tensors(examples, rows, max(map(len, rows)))
+        return self._tensors(examples, rows, torch.zeros(len(rows), max(map(len, rows)), dtype=torch.bool))
 
-    def _tensors(self, examples: Sequence[Example], rows: list[list[int]], length: int) -> dict[str, Tensor]:
+    def _tensors(self, examples: Sequence[Example], rows: list[list[int]], answers: Tensor) -> dict[str, Tensor]:
+        length = answers.shape[1]
         mask = _padded([[1] * len(r) for r in rows], length, 0)
         pixel_values = torch.stack([self.features[e.picture_id] for e in examples]).float()
-        return {
+        inputs = {
             "input_ids": _padded(rows, length, self.loaded.tokenizer.pad_token_id),
             "attention_mask": mask,
             # Explicit, because a prefix shifts the default positions of left-padded rows.
             "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
             "pixel_values": pixel_values,
         }
+        return self.loaded.arrange(self.loaded.model, inputs, answers)
 
 
 def _padded(rows: list[list[int]], length: int, fill: int) -> Tensor:

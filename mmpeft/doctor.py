@@ -139,8 +139,8 @@ def _short(folder: Path) -> str:
 def _weights() -> Iterator[Check]:
     """Whether the packaged base and the vision encoder are, byte for byte, those that records name."""
     try:
-        from mmpeft.models import fingerprint, fingerprint_of
-        from mmpeft.registry import DATA
+        from mmpeft.loading import fingerprint_of
+        from mmpeft.registry import DATA, fingerprint
         from mmpeft.vision import LiteEncoder, LiteEncoderConfig
     except ImportError as error:
         yield Check("weights", "failed", f"cannot be read: {error}", REINSTALL)

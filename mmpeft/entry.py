@@ -4,7 +4,8 @@ Pure: nothing here imports torch. Shape letters: D hidden width, F intermediate 
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Location = Literal["attention", "mlp", "both"]
@@ -26,7 +27,11 @@ class ModelEntry:
         attention_block: Name of the attention block inside a layer.
         mlp_block: Name of the MLP block inside a layer.
         output_head: Path of the linear map from hidden states to the vocabulary.
-        prompt_format: How a user's text becomes a prompt, with ``{prompt}`` where it goes.
+        prompt_format: How a user's text becomes a prompt, with ``{prompt}`` where it goes and the image token once.
+        image_token: The token that is repeated N times for a picture.
+        adds_special_tokens: Whether the tokenizer adds its own, such as the first one; else the prompt format holds them all.
+        end_of_answer: The token that ends an answer; by default the tokenizer's end token.
+        refused: Methods that this model cannot take, by name, with the reason.
     """
 
     name: str
@@ -41,6 +46,10 @@ class ModelEntry:
     mlp_block: str = "mlp"
     output_head: str = "lm_head"
     prompt_format: str = "{prompt}"
+    image_token: str = "<image>"
+    adds_special_tokens: bool = True
+    end_of_answer: str | None = None
+    refused: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def attention_linears(self, *names: str) -> str:
         """The regular expression that matches these projections of every decoder layer, and nothing else."""
@@ -88,6 +97,9 @@ class Dims:
         head_dim: Width of one head.
         vocab_size: V, rows of the embedding.
         tied_embeddings: Whether the output head is the embedding matrix.
+        attention_biased: Whether queries, keys and values carry a bias, as in Qwen2.
+        heads_normed: Whether each query and key head is normalized, as in Qwen3 and Gemma 3.
+        norms_per_layer: Norms over the residual stream in a layer; four in Gemma 2 and 3.
     """
 
     hidden_size: int
@@ -98,6 +110,9 @@ class Dims:
     head_dim: int
     vocab_size: int
     tied_embeddings: bool = False
+    attention_biased: bool = False
+    heads_normed: bool = False
+    norms_per_layer: int = 2
 
     @property
     def query_size(self) -> int:
@@ -124,10 +139,25 @@ class Dims:
         ]
         return {"attention": attention, "mlp": mlp, "both": attention + mlp}[location]
 
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of the whole decoder: embeddings, output head, L layers of linear maps, biases and norms, a last norm."""
+        embeddings = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        biases = (self.query_size + 2 * self.key_value_size) * self.attention_biased
+        norms = self.norms_per_layer * self.hidden_size + 2 * self.head_dim * self.heads_normed
+        layer = sum(i * o for i, o in self.linears("both")) + biases + norms
+        return embeddings + self.num_layers * layer + self.hidden_size
+
+
+_BIASED = ("qwen2", "qwen2_5_vl_text")
+_HEADS_NORMED = ("qwen3", "qwen3_vl_text", "gemma3_text")
+_FOUR_NORMS = ("gemma2", "gemma3_text")
+
 
 def dims_of(config: Any) -> Dims:
     """The decoder's sizes, read from a transformers config (a LlavaConfig or a Llama-like text config)."""
     text = getattr(config, "text_config", config)
+    kind = getattr(text, "model_type", "llama")
     return Dims(
         hidden_size=text.hidden_size,
         intermediate_size=text.intermediate_size,
@@ -137,4 +167,7 @@ def dims_of(config: Any) -> Dims:
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
         vocab_size=text.vocab_size,
         tied_embeddings=bool(config.tie_word_embeddings),
+        attention_biased=kind in _BIASED,
+        heads_normed=kind in _HEADS_NORMED,
+        norms_per_layer=4 if kind in _FOUR_NORMS else 2,
     )

@@ -25,7 +25,7 @@ def generate(
     """
     tokenizer = encoder.loaded.tokenizer
     device = next(model.parameters()).device
-    image = encoder.loaded.model.config.image_token_id  # no answer holds a picture
+    image = encoder.loaded.image_token_id  # no answer holds a picture
     lengths = [len(encoder.prompt_ids(e)) for e in examples]
     order = sorted(range(len(examples)), key=lambda i: (lengths[i], i))
     answers = [""] * len(examples)

@@ -8,8 +8,10 @@ a file that is damaged or half-written is computed again.
 import hashlib
 import os
 import zlib
+from collections import UserDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,32 @@ class FeatureStore:
         else:
             found |= {p: self.compute(task, p) for p in missing}
         return found
+
+
+class LivePixels:
+    """Pixel values by picture id, made when they are asked for and not kept: for an encoder that runs each time.
+
+    Args:
+        pixels: Turns RGB pictures into pixel values.
+    """
+
+    def __init__(self, pixels: Callable[[list[Any]], Tensor]) -> None:
+        self.pixels = pixels
+
+    def get(self, task: Task, picture_ids: Iterable[str], progress: bool = False) -> "OpenedLater":
+        """The task's pictures, none of which is opened yet."""
+        return OpenedLater({picture_id: partial(self._open, task, picture_id) for picture_id in picture_ids})
+
+    def _open(self, task: Task, picture_id: str) -> Tensor:
+        return self.pixels([task.picture(picture_id)])[0]
+
+
+class OpenedLater(UserDict[str, Any]):
+    """A dict whose values are made at each look: what it holds are the makers."""
+
+    def __getitem__(self, key: str) -> Tensor:
+        """The value (3, H, W), made now."""
+        return self.data[key]()
 
 
 def _checksum(features: Tensor) -> str:

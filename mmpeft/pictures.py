@@ -5,8 +5,9 @@ A run computes what is missing by itself; ahead of a sweep it is quicker, and no
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from mmpeft.models import known
 from mmpeft.plan import Planned
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def prepare_features(planned: Sequence[Planned], workers: int) -> int:
 
     return sum(
         prepare(partial(_feature_store, model), wanted, workers)
-        for model, wanted in pictures_of(planned).items()
+        for model, wanted in pictures_of([one for one in planned if known(one.spec.model).caches_features]).items()
         if sum(len(ids) for _, ids in wanted) > FEW
     )
 
@@ -56,4 +57,4 @@ def _feature_store(model: str) -> "FeatureStore":
     """The feature cache of a model; processes import this by name."""
     from mmpeft.models import load
 
-    return load(model).features()
+    return cast("FeatureStore", load(model).features())

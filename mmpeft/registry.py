@@ -1,32 +1,24 @@
 """What is known of a model or a task without loading it: a base's fingerprint and sizes, a task's version."""
 
-import json
 from functools import cache
-from pathlib import Path
-from types import SimpleNamespace
 
-from mmpeft.entry import Dims, dims_of
+from mmpeft.entry import Dims
 from mmpeft.errors import unknown
+from mmpeft.models import MODELS, Seeded, known
+from mmpeft.models.base import DATA
 from mmpeft.task import Task
 
-DATA = Path(__file__).parent / "data"
-
-RANDOM = {"toy": "toy-1"}
-"""Models made from a seed: the version of their recipe takes the place of a hash."""
+RANDOM = {name for name, model in MODELS.items() if isinstance(model.source, Seeded)}
+"""Models made from a seed, about which no run says anything."""
 
 
 def fingerprint(model: str) -> str:
-    """The hash of the model's weights, from the package's data.
+    """What stands for the model's weights in a run_id: their hash, or the place on the hub that they come from.
 
     Raises:
         MmpeftError: There is no model of this name.
     """
-    if model in RANDOM:
-        return RANDOM[model]
-    packaged = {path.parent.name for path in DATA.glob("*/fingerprint.txt")}
-    if model not in packaged:
-        raise unknown("model", model, packaged | set(RANDOM))
-    return (DATA / model / "fingerprint.txt").read_text(encoding="utf-8").strip()
+    return known(model).fingerprint
 
 
 def evaluation_only(task: str) -> bool:
@@ -56,9 +48,9 @@ def _task(name: str) -> Task:
 
 
 @cache
-def packaged_dims(model: str) -> Dims | None:
-    """The sizes of a packaged model's decoder, from its config file; None for a model that comes without one."""
-    path = DATA / model / "config.json"
-    if not path.is_file():
-        return None
-    return dims_of(json.loads(path.read_text(encoding="utf-8"), object_hook=lambda fields: SimpleNamespace(**fields)))
+def known_dims(model: str) -> Dims | None:
+    """The sizes of a model's decoder, by its published configuration; None for a model that comes without one."""
+    return MODELS[model].dims if model in MODELS else None
+
+
+__all__ = ["DATA", "RANDOM", "evaluation_only", "fingerprint", "known_dims", "task_version"]

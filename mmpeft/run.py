@@ -21,7 +21,9 @@ from mmpeft.attach import attach, parameter_groups
 from mmpeft.batches import Encoder
 from mmpeft.contract import Watch
 from mmpeft.evaluate import evaluate
-from mmpeft.models import Loaded, load
+from mmpeft.features import OpenedLater
+from mmpeft.loading import Loaded
+from mmpeft.models import load
 from mmpeft.monitor import Monitor, asked_on_the_way, due
 from mmpeft.plan import Planned
 from mmpeft.records import Outcome, Record
@@ -46,7 +48,7 @@ def run(spec: RunSpec, progress: bool = False) -> Outcome:
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     planned = Planned.of(spec)
-    loaded, task = load(spec.model), TASKS[spec.task]
+    loaded, task = load(spec.model, spec.train.precision), TASKS[spec.task]
     training, asked = examples_of(spec, task)
     encoder = encoder_for(loaded, task, [*training, *asked], spec.train.max_length, progress)
     on_the_way = asked_on_the_way(spec)
@@ -113,8 +115,10 @@ def encoder_for(loaded: Loaded, task: Task, examples: Sequence[Example], max_len
     return Encoder(loaded, features_of(loaded, task, examples, progress), max_length)
 
 
-def features_of(loaded: Loaded, task: Task, examples: Sequence[Example], progress: bool = False) -> dict[str, Tensor]:
-    """The vision features of the examples' pictures by picture id, from the cache where they are there."""
+def features_of(
+    loaded: Loaded, task: Task, examples: Sequence[Example], progress: bool = False
+) -> dict[str, Tensor] | OpenedLater:
+    """By picture id, vision features from the cache where they are there; pixel values, where the encoder runs each time."""
     return loaded.features().get(task, [e.picture_id for e in examples], progress)
 
 

@@ -132,5 +132,6 @@ def train(
         scheduler.step()
         optimizer.zero_grad()
         at_step(step + 1)
+    accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # bf16's rounding around `forward` is for training alone
     model.eval()
     return Trained(total, curve)

@@ -17,7 +17,7 @@ LARGEST = 450
 
 STUDY = (
     *("comparison", "report", "differences", "beyond", "paper", "curves", "curve_report", "tuning", "factors", "locations"),
-    *("spread", "paper_sweeps", "tracks", "track_report", "faith_report", "flops", "efficiency"),
+    *("spread", "paper_sweeps", "tracks", "track_report", "faith_report", "flops", "layouts", "efficiency"),
     *("claims", "verdicts", "ledger", "guide", "guide_report"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "answers"),
     *("export", "explorer", "dataset_tables"),
@@ -25,22 +25,24 @@ STUDY = (
 """The modules right of the records, in their order."""
 
 ORDER = (
-    *("errors", "entry", "task", "methods.base", "methods.*", "methods", "registry", "spec", "plan"),
+    *("errors", "entry", "task", "methods.base", "methods.*", "methods"),
+    *("models.base", "models.tiny", "models.*", "models", "registry", "spec", "plan"),
     *("files", "leases", "records"),
     *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate"),
     *("mini.world", "mini.synonyms", "mini.scenes", "mini.draw", "mini.task", "mini.*"),
     *("real.places", "real.shelf", "real.formats", "real.coco", "real.task", "real.overlap"),
     *("tasks.mini_vqav2", "tasks.mini_flickr30k", "tasks.okvqa", "tasks.*", "tasks"),
-    *("vision", "features", "models", "batches", "bottleneck", "attach", "train", "evaluate", "monitor", "contract"),
+    *("vision", "features", "reach", "loading", "qwen_vl"),
+    *("batches", "bottleneck", "attach", "train", "evaluate", "monitor", "contract"),
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "seen", "mini.card", "mini.base"),
-    *("execute", "pictures", "audit", "doctor"),
+    *("execute", "pictures", "audit", "doctor", "counts"),
     *("study", *(f"study.{name}" for name in STUDY)),
     *("book", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
 
 PURE = [
-    *("errors", "entry", "task", "methods", "registry", "spec", "plan", "files", "leases", "records"),
+    *("errors", "entry", "task", "methods", "models", "counts", "registry", "spec", "plan", "files", "leases", "records"),
     *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate"),
     *("real.places", "real.shelf", "real.formats", "real.coco", "real.task", "real.overlap"),
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),

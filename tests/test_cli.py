@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,10 @@ from mmpeft.plan import load_question, questions
 from mmpeft.records import Record, Store, utc_now
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("run", "status", "export", "audit", "data", "notebook", "book", "doctor", "base")
+COMMANDS = (
+    *("run", "status", "export", "audit", "data", "datasets", "claims", "models", "counts", "notebook", "book", "doctor"),
+    "base",
+)
 
 SMALL = """
 question: small
@@ -263,3 +267,30 @@ def test_status_needs_no_torch(tmp_path: Path) -> None:
 def test_the_command_works_from_any_folder_of_the_project(tmp_path: Path) -> None:
     assert elsewhere("status", "method", "--scale", "smoke", "--json", cwd=ROOT / "tests").returncode == 0
     assert elsewhere("status", "method", "--scale", "smoke", "--json", cwd=tmp_path).returncode == 0
+
+
+def test_models_says_where_each_comes_from_and_what_it_refuses() -> None:
+    from mmpeft.models import MODELS
+
+    shown = call("models")
+    assert shown.exit_code == 0
+    assert all(name in shown.output for name in MODELS)
+    assert "refused: prefix on gemma3-4b: peft drops token_type_ids" in shown.output
+    rows = json.loads(call("models", "--json").output)
+    assert {row["model"]: row["image_tokens"] for row in rows}["llava-1.5-7b"] == 576
+
+
+def test_counts_puts_the_papers_numbers_beside_its_own() -> None:
+    shown = call("counts", "--model", "llava-1.5-7b")
+    assert shown.exit_code == 0
+    for name, percents in (("lora 128", "4.332"), ("adapter 256 paper_code", "2.771"), ("ia3", "0.306"), ("prefix 20", "0.074")):
+        assert re.search(rf"{name} .* {percents}[*]", shown.output)
+    found = json.loads(call("counts", "--model", "llava-1.5-7b", "--json").output)
+    assert found["sizes"]["total"] == 7_063_427_072
+    assert {row["size"] for row in found["counts"]} == {128, None, 256, 20}
+
+
+def test_counts_of_a_model_that_does_not_exist_suggests_the_nearest() -> None:
+    shown = call("counts", "--model", "llava-1.5-8b")
+    assert shown.exit_code == 2
+    assert "Did you mean 'llava-1.5-" in shown.output + shown.stderr

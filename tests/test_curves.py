@@ -7,7 +7,7 @@ import pytest
 from made_results import NUM_ITEMS, asked, results_of
 
 from mmpeft.entry import Dims
-from mmpeft.registry import packaged_dims
+from mmpeft.registry import known_dims
 from mmpeft.spec import RunSpec, TrainSpec
 from mmpeft.stats import TaskScores
 from mmpeft.study import comparison, curve_report, curves
@@ -58,9 +58,9 @@ def line(results: Results, label: str, arm: str | None = None) -> Line:
 
 
 def test_sizes_of_a_packaged_model_are_known_without_loading_it() -> None:
-    dims = packaged_dims("tiny-llava")
+    dims = known_dims("tiny-llava")
     assert isinstance(dims, Dims) and dims.hidden_size == 192 and dims.key_value_size == 192
-    assert packaged_dims("toy") is None
+    assert known_dims("toy") is None
 
 
 def test_a_line_holds_the_sizes_of_a_method_in_order(capacity: Results) -> None:

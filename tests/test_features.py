@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mmpeft.batches import Encoder
-from mmpeft.features import CachedEncoder, FeatureStore, digest_of, prepare
-from mmpeft.models import Loaded, load
+from mmpeft.features import CachedEncoder, FeatureStore, LivePixels, digest_of, prepare
+from mmpeft.loading import Loaded
+from mmpeft.models import load
 from mmpeft.tasks import TASKS
 
 torch.set_num_threads(1)
@@ -153,3 +155,19 @@ def test_several_processes_fill_the_cache_once(tmp_path: Path, capsys: pytest.Ca
     assert all(torch.equal(found[picture_id], expected[picture_id]) for picture_id in IDS)
     assert not list(tmp_path.rglob("*.partial"))
     assert capsys.readouterr().out == ""
+
+
+def test_pixel_values_of_a_live_encoder_are_made_at_each_look() -> None:
+    looked: list[str] = []
+
+    class Album:
+        def picture(self, picture_id: str) -> Image.Image:
+            looked.append(picture_id)
+            return Image.new("RGB", (2, 2))
+
+    live = LivePixels(lambda pictures: torch.zeros(len(pictures), 3, 2, 2))
+    found = live.get(Album(), ["a", "b"])
+    found |= live.get(Album(), ["c"])
+    assert looked == [] and set(found) == {"a", "b", "c"}
+    assert found["a"].shape == found["c"].shape == (3, 2, 2)
+    assert looked == ["a", "c"]

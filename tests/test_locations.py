@@ -5,7 +5,7 @@ from made_results import asked, results_of
 
 from mmpeft.entry import Dims
 from mmpeft.plan import load_question
-from mmpeft.registry import packaged_dims
+from mmpeft.registry import known_dims
 from mmpeft.spec import RunSpec
 from mmpeft.study import comparison, locations, paper_sweeps
 from mmpeft.study.comparison import Results
@@ -24,7 +24,7 @@ def few_draws() -> object:
 
 def by_count(spec: RunSpec) -> float:
     """What counts is how many parameters are trained, not where; nothing on seen tasks."""
-    dims = packaged_dims("tiny-llava")
+    dims = known_dims("tiny-llava")
     assert dims is not None
     return 0.3 if TASKS[spec.task].seen or not spec.method.trains else 0.3 + spec.method.num_trainable(dims, spec.location) / 1e6
 
@@ -40,7 +40,7 @@ def counted() -> Results:
     return results_of(ASKED, by_count)
 
 
-@pytest.mark.parametrize(("scale", "dims"), [("tiny", packaged_dims("tiny-llava")), ("paper", VICUNA_7B)])
+@pytest.mark.parametrize(("scale", "dims"), [("tiny", known_dims("tiny-llava")), ("paper", VICUNA_7B)])
 def test_six_rows_of_lora_and_adapter_train_equally_many_parameters(scale: str, dims: Dims) -> None:
     trained = {(v.method, v.location) for v in load_question("location", scale).variants if v.method.name in ("lora", "adapter")}
     counts = {(method.name, place, method.size): method.num_trainable(dims, place) for method, place in trained}

@@ -12,9 +12,10 @@ import torch
 from mmpeft.attach import attach, parameter_groups
 from mmpeft.batches import IGNORED, Encoder
 from mmpeft.errors import MmpeftError
+from mmpeft.loading import Loaded
 from mmpeft.methods import Full, Lora, Prefix
 from mmpeft.mini.packing import Packer, Row
-from mmpeft.models import Loaded, load
+from mmpeft.models import load
 from mmpeft.spec import TrainSpec
 from mmpeft.task import Example
 from mmpeft.tasks import MINI, TASKS

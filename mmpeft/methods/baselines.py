@@ -58,7 +58,5 @@ class Full(Baseline):
         return (entry.language_model, entry.output_head)
 
     def num_trainable(self, dims: Dims, location: Location) -> int:
-        """V D (twice with a head of its own) + L (Σ in · out + 2 D) + D: a Llama without biases."""
-        embeddings = dims.vocab_size * dims.hidden_size * (1 if dims.tied_embeddings else 2)
-        layer = sum(i * o for i, o in dims.linears("both")) + 2 * dims.hidden_size
-        return embeddings + dims.num_layers * layer + dims.hidden_size
+        """V D (twice with a head of its own) + L (Σ in · out + biases + norms) + D."""
+        return dims.num_parameters

@@ -27,6 +27,7 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mmpeft.features import CachedEncoder, FeatureStore, prepare
 from mmpeft.files import cache_folder
+from mmpeft.loading import fingerprint_of
 from mmpeft.mini import language
 from mmpeft.mini.captions import PROMPT as CAPTION_PROMPT
 from mmpeft.mini.captions import BaseCaptions
@@ -36,7 +37,6 @@ from mmpeft.mini.language import look_up
 from mmpeft.mini.packing import NUM_IMAGE_TOKENS, Packer
 from mmpeft.mini.stages import Recipe, Workshop, align, build, hang, learn_pictures, learn_words
 from mmpeft.mini.task import MiniTask
-from mmpeft.models import fingerprint_of
 from mmpeft.tasks import COLUMNS
 from mmpeft.tasks.mini_ocrvqa import MiniOCRVQA
 from mmpeft.tasks.mini_okvqa import MiniOKVQA

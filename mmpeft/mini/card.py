@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from mmpeft.evaluate import evaluate, generate
+from mmpeft.loading import Loaded, from_folder
 from mmpeft.mini import world
 from mmpeft.mini.captions import BaseCaptions
 from mmpeft.mini.language import look_up
-from mmpeft.models import MODELS, Loaded, from_folder
+from mmpeft.models import MODELS
 from mmpeft.run import encoder_for
 from mmpeft.task import Example
 from mmpeft.tasks import COLUMNS

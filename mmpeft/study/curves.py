@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpeft.registry import packaged_dims
+from mmpeft.registry import known_dims
 from mmpeft.spec import RunSpec, TrainSpec
 from mmpeft.stats import Estimate, TaskScores, draws_of, hierarchical_bootstrap, pool
 from mmpeft.study import comparison
@@ -89,7 +89,7 @@ def method_parameters(results: Results, variant: Variant) -> float | None:
     spec = spec_of(results, variant)
     if not spec.method.trains:
         return None
-    dims = packaged_dims(spec.model)
+    dims = known_dims(spec.model)
     return float(spec.method.num_trainable(dims, spec.location)) if dims else parameters(results, variant)
 
 

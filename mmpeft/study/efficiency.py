@@ -18,7 +18,7 @@ from mmpeft.entry import Location
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
 from mmpeft.records import Store
-from mmpeft.registry import packaged_dims
+from mmpeft.registry import known_dims
 from mmpeft.spec import AnyMethod, Part
 from mmpeft.study.comparison import Results
 from mmpeft.study.differences import counted
@@ -217,7 +217,7 @@ def finding(measurement: Measurement | None, cost: Cost) -> Prose:
 
 def counts_table(results: Results) -> Table:
     """What the records say of each row: trained and stored numbers, bytes on disk, share of the model; first seed and task."""
-    dims = packaged_dims(results.question.model)
+    dims = known_dims(results.question.model)
     rows = []
     for variant, planned in results.variants.items():
         done = results.runs[results.runs["run_id"].isin([run.run_id for run in planned]) & (results.runs["status"] == "ok")]

@@ -1,0 +1,299 @@
+"""An entry of MODELS → a model ready for use: from the package, from a seed, from the hub; or tiny and random, for tests.
+
+The vision encoder of a packaged model stands inside a `CachedEncoder`: its pictures are few and its runs many. That of a hub
+model is run each time anew: at 576 patches of 1,024 channels a cache of its features would outgrow the pictures.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image, ImageOps
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from mmpeft.entry import Dims, ModelEntry, dims_of
+from mmpeft.errors import MmpeftError
+from mmpeft.features import CachedEncoder, FeatureStore, LivePixels
+from mmpeft.models.base import DATA, Hub, Model, Precision, Square, merged, plain
+from mmpeft.reach import explained
+from mmpeft.vision import LiteEncoder, pixels
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+SPECIAL = re.compile(r"<[^<>\s]+>")
+"""A special token in a prompt format."""
+
+
+@dataclass
+class Loaded:
+    """A model ready for use.
+
+    Attributes:
+        model: The whole multimodal model, on the CPU, in evaluation mode.
+        tokenizer: Its tokenizer.
+        entry: Where its parts are.
+        pixels: Turns RGB pictures into pixel values (B, 3, H, W).
+        num_image_tokens: N, tokens of one picture.
+        arrange: Gives a batch the form the architecture wants; see `Model.arrange`.
+    """
+
+    model: Any  # a model of transformers: generate and config are known to it alone
+    tokenizer: PreTrainedTokenizerFast
+    entry: ModelEntry
+    pixels: Callable[[list[Image.Image]], Tensor]
+    num_image_tokens: int
+    arrange: Callable[[nn.Module, dict[str, Tensor], Tensor], dict[str, Tensor]] = plain
+
+    @property
+    def dims(self) -> Dims:
+        """The decoder's sizes."""
+        return dims_of(self.model.config)
+
+    @property
+    def image_token_id(self) -> int:
+        """The id of the token that stands for a part of a picture."""
+        return int(self.model.config.image_token_id)
+
+    @property
+    def end_of_answer_id(self) -> int:
+        """The id of the token that ends an answer."""
+        token = self.entry.end_of_answer
+        return int(self.tokenizer.convert_tokens_to_ids(token) if token else self.tokenizer.eos_token_id)
+
+    def features(self, folder: Path | None = None) -> FeatureStore | LivePixels:
+        """What the model gets for pictures: cached features of its vision encoder, or pixel values where none are cached."""
+        encoder = self.model.get_submodule(self.entry.vision_encoder)
+        return FeatureStore(encoder, self.pixels, folder) if isinstance(encoder, CachedEncoder) else LivePixels(self.pixels)
+
+
+def fingerprint_of(folder: Path) -> str:
+    """16 hex digits over the files that decide what a packaged model computes."""
+    total = hashlib.sha256()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        path = folder / name
+        if path.exists():
+            total.update(name.encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:16]
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+
+
+def _finish(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.model.vision_tower = CachedEncoder(model.model.vision_tower, model.config.vision_feature_layer)
+    return model.eval()
+
+
+def from_folder(folder: Path, entry: ModelEntry) -> Loaded:
+    """A tiny-llava from its folder: decoder, connector and statistics from safetensors, the encoder from its package.
+
+    Raises:
+        MmpeftError: If a file is missing or is not the one its fingerprint names.
+    """
+    if not (folder / "model.safetensors").exists():
+        raise MmpeftError(f"model {entry.name}: no weights in {folder}; make them: python -m mmpeft base {entry.name}")
+    written = (folder / "fingerprint.txt").read_text(encoding="utf-8").strip()
+    if written != (found := fingerprint_of(folder)):
+        raise MmpeftError(
+            f"model {entry.name}: the weights have fingerprint {found}, expected {written}; "
+            "the installation is damaged: reinstall."
+        )
+    tokenizer = _tokenizer(folder)
+    config = LlavaConfig.from_pretrained(str(folder), local_files_only=True)
+    model = LlavaForConditionalGeneration(config)
+    state = load_file(folder / "model.safetensors")
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    left = [n for n in missing if ".backbone." not in n and n != "lm_head.weight"]
+    if left or unexpected:
+        raise MmpeftError(f"model {entry.name}: weights do not fit its config (missing {left[:3]}, unexpected {unexpected[:3]})")
+    model.tie_weights()
+    encoder = model.model.vision_tower
+    assert isinstance(encoder, LiteEncoder)
+    encoder.load_backbone()
+    side = config.vision_config.image_size
+    return Loaded(_finish(model, tokenizer), tokenizer, entry, partial(pixels, side=side), config.image_seq_length)
+
+
+def toy(entry: ModelEntry) -> Loaded:
+    """A random model of some 50,000 parameters with the parts and the tokenizer of tiny-llava, for tests."""
+    tokenizer = _tokenizer(DATA / "tiny-llava")
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=128, patch_size=64
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=12,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=4,
+        vision_feature_select_strategy="default",
+        vision_feature_layer=-1,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlavaForConditionalGeneration(config)
+    return Loaded(_finish(model, tokenizer), tokenizer, entry, pixels, config.image_seq_length)
+
+
+def architecture_of(model: Model) -> Any:
+    """The class of a model: transformers' own, or a port in this package."""
+    return named(model.architecture) if "." in model.architecture else getattr(transformers, model.architecture)
+
+
+def named(dotted: str) -> Any:
+    """The class or function of this dotted name."""
+    module, _, name = dotted.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def configuration(model: Model, changes: dict[str, Any] | None = None) -> Any:
+    """The transformers config of a model, by its published configuration, with changes for another size."""
+    return architecture_of(model).config_class(**merged(model.config, changes or {}))
+
+
+def on_meta(model: Model) -> nn.Module:
+    """The model at its full size on the meta device: names and shapes of all tensors, and no memory for any."""
+    with torch.device("meta"):
+        return architecture_of(model)(configuration(model)).eval()
+
+
+def tiny(model: Model, seed: int = 0, precision: Precision = "fp32") -> Loaded:
+    """A random model of some ten thousand parameters with this one's architecture, prompt and way with pictures.
+
+    Its tokenizer is tiny-llava's, which gets the special tokens of the prompt.
+    """
+    tokenizer = _tokenizer(DATA / "tiny-llava")
+    special = [*model.token_ids.values(), model.entry.end_of_answer, *SPECIAL.findall(model.entry.prompt_format)]
+    tokenizer.add_special_tokens({"additional_special_tokens": list(dict.fromkeys(filter(None, special)))})
+    known = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    ids = {field: tokenizer.convert_tokens_to_ids(token) for field, token in model.token_ids.items()}
+    changes = merged(model.tiny, {"text_config": {"vocab_size": len(tokenizer), **known}, **known, **ids})
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = architecture_of(model)(configuration(model, changes)).to(DTYPES[precision])
+    square = replace(model.square, side=model.tiny_side) if model.square else None
+    return _ready(made, tokenizer, model, square, model.tiny_num_image_tokens)
+
+
+def from_hub(model: Model, hub: Hub, precision: Precision = "fp32") -> Loaded:
+    """The model with its weights from the hub, or from the folder that stands in the id's place.
+
+    Raises:
+        MmpeftError: There is no network, the owner's terms are not accepted, a package is missing, or what came is not the
+            published model.
+    """
+    told: dict[str, Any] = {"dtype": DTYPES[precision]}
+    if not hub.own_config:
+        told["config"] = configuration(model)
+    if hub.key_mapping:
+        told["key_mapping"] = dict(hub.key_mapping)
+    read = named(hub.tokenizer) if hub.tokenizer else _auto_tokenizer
+    with explained(f"model {model.entry.name}", hub.place):
+        tokenizer = read(hub)
+        made, found = architecture_of(model).from_pretrained(
+            hub.id, revision=hub.revision, output_loading_info=True, **told
+        )
+    elsewhere = model.entry.vision_encoder if hub.vision_encoder else None
+    missing = [name for name in found["missing_keys"] if not (elsewhere and name.startswith(f"{elsewhere}."))]
+    if missing or found["mismatched_keys"]:
+        lacking = ", ".join(sorted(missing)[:3]) or "shapes differ"
+        raise MmpeftError(f"model {model.entry.name}: '{hub.place}' lacks weights: {lacking}.")
+    if hub.vision_encoder is not None:
+        _put_vision_encoder(made, model, hub.vision_encoder)
+    if (sizes := dims_of(made.config)) != (expected := model.dims):
+        raise MmpeftError(f"model {model.entry.name}: '{hub.place}' has a decoder of {sizes}, its entry says {expected}.")
+    _add_image_token(made, tokenizer, model)
+    return _ready(made, tokenizer, model, model.square, model.num_image_tokens)
+
+
+def _auto_tokenizer(hub: Hub) -> PreTrainedTokenizerFast:
+    return transformers.AutoTokenizer.from_pretrained(hub.id, revision=hub.revision)
+
+
+def _put_vision_encoder(made: nn.Module, model: Model, hub: Hub) -> None:
+    """Puts the model's own vision encoder in its place: the one thing that a checkpoint of the language model does not bring.
+
+    Raises:
+        MmpeftError: It cannot be had, or it is not of this architecture.
+    """
+    place: Any = made.get_submodule(model.entry.vision_encoder)
+    with explained(f"vision encoder of {model.entry.name}", hub.place):
+        own, found = type(place).from_pretrained(
+            hub.id, revision=hub.revision, dtype=next(place.parameters()).dtype, output_loading_info=True
+        )
+    shapes = [{name: tensor.shape for name, tensor in module.state_dict().items()} for module in (place, own)]
+    if found["missing_keys"] or shapes[0] != shapes[1]:
+        raise MmpeftError(
+            f"model {model.entry.name}: '{hub.place}' is not its vision encoder "
+            f"({len(found['missing_keys'])} tensors missing, {len(shapes[0].items() ^ shapes[1].items())} names or shapes "
+            "differ); another encoder in its place would be another model."
+        )
+    place.load_state_dict(own.state_dict())
+
+
+def _add_image_token(made: Any, tokenizer: PreTrainedTokenizerFast, model: Model) -> None:
+    """Adds the image token to a vocabulary that came without one; its embedding is never read."""
+    token = model.entry.image_token
+    if token not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [token]})
+        made.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
+        made.config.image_token_id = tokenizer.convert_tokens_to_ids(token)
+
+
+def _ready(made: Any, tokenizer: PreTrainedTokenizerFast, model: Model, square: Square | None, num_image_tokens: int) -> Loaded:
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    assert square is not None  # every model of the hub frames its pictures
+    connector = made.get_submodule(model.entry.connector)
+    if next(connector.parameters()).dtype != torch.float32:
+        connector.float().register_forward_pre_hook(_widened)
+    loaded = Loaded(made.eval(), tokenizer, model.entry, partial(framed, square=square), num_image_tokens, model.arrange)
+    # Greedy and nothing else: a checkpoint's own settings sample, or punish repetition.
+    made.generation_config = transformers.GenerationConfig(
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=loaded.end_of_answer_id
+    )
+    return loaded
+
+
+def _widened(connector: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The connector's inputs in single precision, as it is kept: small steps on half the digits would be lost."""
+    return tuple(each.float() if isinstance(each, Tensor) and each.is_floating_point() else each for each in inputs)
+
+
+def framed(pictures: list[Image.Image], square: Square) -> Tensor:
+    """Pixel values (B, 3, side, side) of RGB pictures in their square, normalized channel by channel."""
+    size = (square.side, square.side)
+    filling = tuple(round(255 * value) for value in square.mean)
+    bicubic = Image.Resampling.BICUBIC
+    padded = square.fit == "pad"
+    fitted = [ImageOps.pad(p, size, bicubic, color=filling) if padded else p.resize(size, bicubic) for p in pictures]
+    arrays = np.stack([np.asarray(p, dtype=np.float32) / 255 for p in fitted])
+    mean, std = (np.asarray(each, dtype=np.float32) for each in (square.mean, square.std))
+    normalized = (arrays - mean) / std
+    return torch.from_numpy(normalized).permute(0, 3, 1, 2).contiguous()
