@@ -72,7 +72,7 @@ class Encoder:
 
     def _tensors(self, examples: Sequence[Example], rows: list[list[int]], length: int) -> dict[str, Tensor]:
         mask = _padded([[1] * len(r) for r in rows], length, 0)
-        pixel_values = torch.stack([self.features[e.picture_id] for e in examples]).float()
+        pixel_values = torch.stack([self.features[e.picture_id].float() for e in examples])
         return {
             "input_ids": _padded(rows, length, self.loaded.tokenizer.pad_token_id),
             "attention_mask": mask,

@@ -115,9 +115,9 @@ def run_missing(
 
 def serial(planned: Sequence[Planned], store: Store, run: RunFunction | str, report: Report) -> None:
     """Make the runs one after another, here."""
-    function = _imported(run)
+    function = imported(run)
     for one in planned:
-        if _take(one, store, function):
+        if take(one, store, function):
             report(one.run_id)
 
 
@@ -209,25 +209,25 @@ def _work(planned: Sequence[Planned], folder: Path, run: RunFunction | str, thre
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
-    function, store, parent = _imported(run), Store(folder), multiprocessing.parent_process()
+    function, store, parent = imported(run), Store(folder), multiprocessing.parent_process()
     for one in planned:
         if parent is None or not parent.is_alive():
             return
-        _take(one, store, function)
+        take(one, store, function)
 
 
-def _take(one: Planned, store: Store, run: RunFunction) -> bool:
+def take(one: Planned, store: Store, run: RunFunction) -> bool:
     """Whether this call made the run: not if it has a record by now, or somebody else holds it."""
     if store.has(one.run_id):
         return False
     with store.claim(one.run_id) as mine:
         if not mine or store.has(one.run_id):
             return False
-        _make(one, store, run)
+        make(one, store, run)
         return True
 
 
-def _make(one: Planned, store: Store, run: RunFunction) -> None:
+def make(one: Planned, store: Store, run: RunFunction) -> None:
     """Leave the run's record, or the record of its failure."""
     started_at = utc_now()
     try:
@@ -252,7 +252,7 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _imported(run: RunFunction | str) -> RunFunction:
+def imported(run: RunFunction | str) -> RunFunction:
     """The function itself, imported from its dotted path if need be."""
     if not isinstance(run, str):
         return run

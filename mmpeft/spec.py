@@ -64,7 +64,10 @@ class TrainSpec(Part):
         weight_decay: AdamW's decoupled decay.
         max_grad_norm: Gradients are clipped to this norm.
         max_length: Longest sequence in tokens, image tokens included.
-        precision: Number format of the forward pass.
+        precision: Number format of the forward pass and of frozen weights; what trains is kept in fp32.
+        gradient_accumulation_steps: Forward and backward passes that make one step, each on its part of the batch.
+        gradient_checkpointing: Whether activations inside a decoder layer are computed again instead of kept.
+        attention_implementation: transformers' name of the attention kernel.
     """
 
     num_examples: int | None = Field(default=None, gt=0)
@@ -79,6 +82,9 @@ class TrainSpec(Part):
     max_grad_norm: float = Field(default=1.0, gt=0)
     max_length: int = Field(default=256, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    gradient_checkpointing: bool = False
+    attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
 
 class EvalSpec(Part):
@@ -128,7 +134,7 @@ class TrackSpec(Part):
         return bool(self.tasks) or self.every_epochs is not None
 
 
-UNTRAINED_FIELDS = ("max_length", "precision")
+UNTRAINED_FIELDS = ("max_length", "precision", "attention_implementation")
 """The fields of TrainSpec that also decide how an untrained model is evaluated."""
 
 
@@ -208,6 +214,10 @@ class RunSpec(Part):
             problems.append(f"train.learning_rate: '{name}' needs one; set it")
         if (self.train.num_epochs is None) == (self.train.num_steps is None):
             problems.append("train.num_epochs, train.num_steps: set exactly one of them")
+        if self.train.batch_size % (parts := self.train.gradient_accumulation_steps):
+            problems.append(f"train.gradient_accumulation_steps: {parts} do not divide a batch of {self.train.batch_size}")
+        if self.train.gradient_checkpointing and not self.method.checkpointable:
+            problems.append(f"train.gradient_checkpointing: '{name}' cannot: its keys and values enter from outside; remove it")
         return problems
 
     def _track_problems(self) -> list[str]:

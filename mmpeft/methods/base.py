@@ -21,6 +21,7 @@ class Method(BaseModel, ABC):
         mergeable: Whether the trained weights can be folded into the base weights.
         has_location: Whether attention, mlp or both is a choice; a method without one is always "both".
         tunes_connector: Whether the method is meaningless without a tuned connector.
+        checkpointable: Whether it works when activations are computed again (gradient checkpointing).
         size_field: The field that decides how many parameters it has; None where none does.
     """
 
@@ -34,6 +35,7 @@ class Method(BaseModel, ABC):
     mergeable: ClassVar[bool] = False
     has_location: ClassVar[bool] = True
     tunes_connector: ClassVar[bool] = False
+    checkpointable: ClassVar[bool] = True
     size_field: ClassVar[str | None] = None
 
     @abstractmethod

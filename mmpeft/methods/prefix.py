@@ -36,6 +36,7 @@ class Prefix(Method):
     formula: ClassVar[str] = "attention(q, [P_k; K], [P_v; V])"
     size_field: ClassVar[str | None] = "num_virtual_tokens"
     has_location: ClassVar[bool] = False
+    checkpointable: ClassVar[bool] = False
 
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig":
         """A PrefixTuningConfig; it acts on the decoder's key-value cache, whatever the location."""
