@@ -30,7 +30,7 @@ from mmpeft.models import Loaded, load
 from mmpeft.monitor import Monitor, asked_on_the_way, due
 from mmpeft.plan import Planned
 from mmpeft.records import Outcome, Record
-from mmpeft.spec import RunSpec, TrainSpec
+from mmpeft.spec import RunSpec
 from mmpeft.task import Example, Task
 from mmpeft.tasks import TASKS
 from mmpeft.train import train
@@ -61,16 +61,16 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
         encoder.features |= features_of(loaded, other.task, other.examples, progress)
 
     device = PartialState(cpu=not torch.cuda.is_available()).device
-    _prepare(loaded.model, spec.train)
+    _prepare(loaded.model, loaded.entry, spec)
     base = deepcopy(loaded.model)
-    loaded.model.to(device)
+    model = loaded.model.to(device)
     # Not around the training: it would keep a weight's bf16 copy over the step that changes the weight.
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=spec.train.precision == "bf16")
 
     watch = Watch(loaded.entry, spec.method, spec.location, spec.connector.tuned)
     with precision():
-        watch.base(loaded.model, _probe(encoder, asked, device))
-        model = _attached(loaded.model, loaded.entry, spec)
+        watch.base(model, _probe(encoder, asked, device))
+        model = attach(model, loaded.entry, spec.method, spec.location, spec.connector.tuned, spec.seed)
         watch.before(model)
 
     clock = time.perf_counter()
@@ -89,7 +89,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
         steps, curve = trained.num_steps, trained.curve
         seconds_before = keeper.seconds_before if keeper else 0.0
         if trained.weights is not None:
-            model = _attached(deepcopy(base).to(device), loaded.entry, spec)
+            model = attach(deepcopy(base).to(device), loaded.entry, spec.method, spec.location, spec.connector.tuned, spec.seed)
             model.load_state_dict(trained.weights, strict=False)
     else:
         ask(0)
@@ -144,28 +144,22 @@ def features_of(loaded: Loaded, task: Task, examples: Sequence[Example], progres
     return loaded.features().get(task, [e.picture_id for e in examples], progress)
 
 
-def _prepare(model: nn.Module, spec: TrainSpec) -> None:
-    """Attention kernel and number format of a base, as the spec says.
+def _prepare(model: nn.Module, entry: ModelEntry, spec: RunSpec) -> None:
+    """Attention kernel and number formats of a base: under bf16 only what stays frozen is kept in it.
 
     Raises:
         MmpeftError: The kernel is not installed, or not for this device.
     """
-    if spec.attention_implementation != "sdpa":
+    kernel = spec.train.attention_implementation
+    if kernel != "sdpa":
         try:
-            cast(Any, model).set_attn_implementation(spec.attention_implementation)
+            cast(Any, model).set_attn_implementation(kernel)
         except (ImportError, ValueError) as error:
-            raise MmpeftError(f"train.attention_implementation: {spec.attention_implementation} does not load: {error}") from None
-    if spec.precision == "bf16":
+            raise MmpeftError(f"train.attention_implementation: {kernel} does not load: {error}") from None
+    if spec.train.precision == "bf16":
         model.to(torch.bfloat16)
-
-
-def _attached(model: nn.Module, entry: ModelEntry, spec: RunSpec) -> nn.Module:
-    """The base with the run's method on it; what trains is kept in fp32 whatever the precision."""
-    model = attach(model, entry, spec.method, spec.location, spec.connector.tuned, spec.seed)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return model
+        for path in (*spec.method.trained_parts(entry), *([entry.connector] if spec.connector.tuned else [])):
+            model.get_submodule(path).float()
 
 
 def _probe(encoder: Encoder, examples: Sequence[Example], device: torch.device) -> dict[str, Tensor]:

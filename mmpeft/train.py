@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from random import Random
 from typing import Any, cast
@@ -144,6 +145,7 @@ def train(
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     model, optimizer = accelerator.prepare(model, optimizer)
     whole = accelerator.distributed_type not in SHARDING
+    precision = partial(torch.autocast, accelerator.device.type, torch.bfloat16, enabled=spec.precision == "bf16")
     rank, world, total = accelerator.process_index, accelerator.num_processes, num_steps(spec, len(examples))
     torch.manual_seed(seed + rank)
     model.train()
@@ -157,7 +159,8 @@ def train(
         value = torch.zeros((), device=accelerator.device)
         for inputs, weight in _weighted(parts, collate, accelerator):
             with accelerator.accumulate(model):
-                loss = answer_loss(model, inputs) * weight
+                with precision():
+                    loss = answer_loss(model, inputs) * weight
                 value += loss.detach() / len(parts)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
@@ -182,7 +185,7 @@ def _accelerator(spec: TrainSpec) -> Accelerator:
     """What places the model on this machine's device, or on the devices that `accelerate launch` named."""
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
-        mixed_precision="bf16" if spec.precision == "bf16" else "no",
+        mixed_precision="no",  # accelerate has one for the whole process; a sweep may have several
         gradient_accumulation_steps=spec.gradient_accumulation_steps,
     )
     plugin = accelerator.state.deepspeed_plugin
