@@ -1,4 +1,4 @@
-"""Run what is missing: one after another, or in local processes; other engines fit behind the same interface.
+"""Run what is missing: one after another, or in local processes; a cluster (`mmpeft.cluster`) fits behind the same interface.
 
 Every worker walks the same plan and takes what has no record and no lease; the store is all they share, so a
 sweep can be joined, killed and started again at any moment. A run that fails becomes a record with its error,
@@ -186,7 +186,10 @@ class _Team:
         for run_id in held:
             self.deaths[run_id] += 1
             if self.deaths[run_id] > DEATHS_ALLOWED:
-                self._give_up(self.planned[run_id], exitcode)
+                how = f"was killed by {signal.Signals(-exitcode).name}" if exitcode < 0 else f"exited with code {exitcode}"
+                hint = "; out of memory?" if exitcode == -signal.SIGKILL else ""
+                error = f"the worker process {how} in each of {self.deaths[run_id]} attempts{hint}"
+                give_up(self.planned[run_id], self.store, error)
         self._start()
 
     def _unfinished_by(self, dead: BaseProcess) -> list[str]:
@@ -194,13 +197,12 @@ class _Team:
         held = self.store.held_by(dead.pid or 0)
         return [run_id for run_id in held if run_id in self.planned and not self.store.has(run_id)]
 
-    def _give_up(self, one: Planned, exitcode: int) -> None:
-        how = f"was killed by {signal.Signals(-exitcode).name}" if exitcode < 0 else f"exited with code {exitcode}"
-        hint = "; out of memory?" if exitcode == -signal.SIGKILL else ""
-        error = f"the worker process {how} in each of {self.deaths[one.run_id]} attempts{hint}"
-        with self.store.claim(one.run_id) as mine:
-            if mine and not self.store.has(one.run_id):
-                self.store.save(Record.failure(one, error, utc_now()))
+
+def give_up(one: Planned, store: Store, error: str) -> None:
+    """Record a run as failed that no worker lived through."""
+    with store.claim(one.run_id) as mine:
+        if mine and not store.has(one.run_id):
+            store.save(Record.failure(one, error, utc_now()))
 
 
 def _work(planned: Sequence[Planned], folder: Path, run: RunFunction | str, threads: int) -> None:

@@ -325,6 +325,10 @@ class Store:
         path = self.path / "leases" / f"{run_id}.json"
         return leases.lease(path, heartbeat_seconds=heartbeat_seconds, expiry_seconds=expiry_seconds)
 
+    def held(self, run_id: str) -> bool:
+        """Whether somebody alive holds the run right now."""
+        return leases.held(self.path / "leases" / f"{run_id}.json")
+
     def held_by(self, pid: int) -> list[str]:
         """The runs that a process of this host holds, or held when it died."""
         here = leases.this_host()

@@ -139,7 +139,7 @@ def train(
     """
     accelerator = _accelerator(spec)
     if spec.gradient_checkpointing:
-        _recompute_activations(model)
+        recompute_activations(model)
     peaks = [group["lr"] for group in groups]
     optimizer = torch.optim.AdamW(groups, weight_decay=spec.weight_decay)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -208,7 +208,7 @@ def _weighted(
     yield from zip(inputs, counts * num_parts / accelerator.reduce(counts.sum(), "sum"), strict=True)
 
 
-def _recompute_activations(model: nn.Module) -> None:
+def recompute_activations(model: nn.Module) -> None:
     """Switches gradient checkpointing on, in the form that frozen inputs do not break."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)  # transformers 5.17 has no other name for it

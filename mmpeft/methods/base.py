@@ -55,6 +55,25 @@ class Method(BaseModel, ABC):
         """The number of parameters needed after training, without the connector's."""
         return self.num_trainable(dims, location)
 
+    @property
+    def num_extra_keys(self) -> int:
+        """Keys and values that every layer attends to beside the sequence's own."""
+        return 0
+
+    def num_matrix_weights(self, dims: Dims, location: Location) -> int:
+        """Its weights that every token is multiplied with, as matrices."""
+        return 0
+
+    def saved_bytes(self, dims: Dims, location: Location, half: bool) -> float:
+        """Bytes that one layer keeps of each token for this method's gradients, beside what a frozen layer keeps.
+
+        Args:
+            dims: The decoder's sizes.
+            location: Where in each layer the method works.
+            half: Whether the forward pass is in bf16; inputs are then kept once for each map that reads them.
+        """
+        return 0.0
+
     def identity_at_start(self) -> bool:
         """Whether the adapted model computes exactly the base model before the first step."""
         return True

@@ -60,3 +60,9 @@ class Full(Baseline):
         embeddings = dims.vocab_size * dims.hidden_size * (1 if dims.tied_embeddings else 2)
         layer = sum(i * o for i, o in dims.linears("both")) + 2 * dims.hidden_size
         return embeddings + dims.num_layers * layer + dims.hidden_size
+
+    def saved_bytes(self, dims: Dims, location: Location, half: bool) -> float:
+        """The input of every linear map, and both norms' results before their weights, which are in fp32."""
+        if not half:
+            return 4 * (dims.distinct_inputs("both") + 2 * dims.hidden_size)
+        return 2 * (sum(i for i, _ in dims.linears("both")) - dims.query_size) + 4 * 2 * dims.hidden_size

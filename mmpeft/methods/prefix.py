@@ -62,6 +62,11 @@ class Prefix(Method):
         """2 M L K: the keys and values themselves."""
         return self.num_virtual_tokens * dims.num_layers * 2 * dims.key_value_size
 
+    @property
+    def num_extra_keys(self) -> int:
+        """M."""
+        return self.num_virtual_tokens
+
     def identity_at_start(self) -> bool:
         """False: the prefix starts random and takes part in every attention."""
         return False
