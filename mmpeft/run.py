@@ -29,6 +29,7 @@ from mmpeft.evaluate import evaluate
 from mmpeft.models import Loaded, load
 from mmpeft.monitor import Monitor, asked_on_the_way, due
 from mmpeft.plan import Planned
+from mmpeft.pre_step import apply_pre_step
 from mmpeft.records import Outcome, Record
 from mmpeft.spec import RunSpec
 from mmpeft.task import Example, Task
@@ -54,6 +55,8 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     planned = Planned.of(spec)
     loaded, task = load(spec.model), TASKS[spec.task]
+    if spec.pre_step:
+        apply_pre_step(loaded, spec)
     training, asked = examples_of(spec, task)
     encoder = encoder_for(loaded, task, [*training, *asked], spec.train.max_length, progress)
     on_the_way = asked_on_the_way(spec)

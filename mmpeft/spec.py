@@ -134,12 +134,43 @@ class TrackSpec(Part):
         return bool(self.tasks) or self.every_epochs is not None
 
 
+class PreStepSpec(Part):
+    """Full fine-tuning on some tasks together before the run: what the paper calls making them seen (its Appendix A.2).
+
+    Decoder and connector train at one rate, the vision encoder stays; the result takes the place of the base. It is made
+    once for all runs that name it, and kept in the cache.
+
+    Attributes:
+        tasks: Whose training sets are mixed.
+        train: How it learns; ``num_examples`` are of each task.
+        seed: Of the order of examples.
+    """
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    train: TrainSpec
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _take_a_list(cls, tasks: Any) -> Any:
+        """JSON and YAML know no tuple."""
+        return tuple(tasks) if isinstance(tasks, list) else tasks
+
+    @model_validator(mode="after")
+    def _check_the_training(self) -> "PreStepSpec":
+        if self.train.learning_rate is None:
+            raise ValueError("pre_step.train.learning_rate: missing; set it")
+        if (self.train.num_epochs is None) == (self.train.num_steps is None):
+            raise ValueError("pre_step.train.num_epochs, num_steps: set exactly one of them")
+        return self
+
+
 UNTRAINED_FIELDS = ("max_length", "precision", "attention_implementation")
 """The fields of TrainSpec that also decide how an untrained model is evaluated."""
 
 
 class RunSpec(Part):
-    """One run: a model, a task, a method, how it trains, what it is judged on, a seed.
+    """One run: a model, a task, a method, how it trains, what it is judged on, a seed; and what its base learned before.
 
     Two specs that mean the same run are equal: what a method does not use must be left out.
     """
@@ -152,6 +183,7 @@ class RunSpec(Part):
     train: TrainSpec = TrainSpec()
     eval: EvalSpec = EvalSpec()
     track: TrackSpec = TrackSpec()
+    pre_step: PreStepSpec | None = None
     seed: int = Field(default=0, ge=0)
 
     @classmethod
@@ -249,7 +281,8 @@ def run_id(
         spec: The run.
         task_version: Version of the task's data, prompt and metric.
         fingerprint: Hash of the base model's weights.
-        tracked_versions: The same of the tasks it is asked on the way, by name; none where there are none.
+        tracked_versions: The same of the tasks it is asked on the way or that its base learned before, by name; none where
+            there are none.
     """
     identity = {"spec": spec.canonical(), "task_version": task_version, "fingerprint": fingerprint}
     if tracked_versions:

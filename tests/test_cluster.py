@@ -45,7 +45,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     patch.setenv("MMPEFT_TEST_LOG", str(tmp_path_factory.mktemp("ray") / "log"))
     patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
     patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    nodes = Nodes(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False})
+    head = {"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
+    nodes = Nodes(initialize_head=True, head_node_args=head)
     workers = [nodes.add_node(num_cpus=2, object_store_memory=80_000_000) for _ in range(2)]
     nodes.wait_for_nodes()
     nodes.workers_to_kill = workers
@@ -68,7 +69,7 @@ def events(kind: str) -> Counter[str]:
 def test_the_runs_of_a_machine_killed_in_the_middle_end_elsewhere_none_twice_none_lost(nodes: Any, tmp_path: Path) -> None:
     store, planned = Store(tmp_path), make_plan(12)
     asking = driver(nodes, store, 12)
-    wait_for(lambda: sum(events("start").values()) >= 4)
+    wait_for(lambda: sum(events("start").values()) >= 4, seconds=300)
     nodes.remove_node(nodes.workers_to_kill.pop(), allow_graceful=False)
     said, errors = asking.communicate(timeout=300)
     assert asking.returncode == 0, errors
@@ -84,7 +85,7 @@ def test_whoever_asks_may_be_killed_and_another_takes_over(nodes: Any, tmp_path:
     Path(os.environ["MMPEFT_TEST_LOG"]).unlink()
     store, planned = Store(tmp_path), make_plan(6)
     asking = driver(nodes, store, 6)
-    wait_for(lambda: sum(events("end").values()) >= 1)
+    wait_for(lambda: sum(events("end").values()) >= 1, seconds=300)
     asking.send_signal(signal.SIGKILL)
     asking.communicate()
     summary = run_missing(planned, store, progress=False, run="small_runs.takes_a_second", engine=Cluster(nodes.address))
