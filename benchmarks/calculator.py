@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from mmpeft.attach import attach
@@ -40,6 +40,13 @@ ROWS: list[tuple[str, dict[str, object], str]] = [
     ("prefix", {"num_virtual_tokens": 20}, "both"),
 ]
 IMAGE_TOKENS, VISION_WIDTH, B, T, A = 16, 32, 2, 128, 4
+
+ATTENTION = {  # torch counts this kernel on GPUs alone; the same formulas hold on a CPU
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
 
 
 def build(name: str) -> LlavaForConditionalGeneration:
@@ -93,7 +100,8 @@ def measure(name: str, method: Method, location: str, tuned: bool, half: bool, a
         for path in (*method.trained_parts(ENTRY), *([ENTRY.connector] if tuned else [])):
             model.get_submodule(path).float()
     inputs = batch(MODELS[name][-1])
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half), FlopCounterMode(display=False) as seen:
+    seen = FlopCounterMode(display=False, custom_mapping=ATTENTION)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half), seen:
         model.get_submodule(ENTRY.vision_encoder)(inputs["pixel_values"])
     model = attach(model, ENTRY, method, location, tuned, 0).train()
     if again:
@@ -107,7 +115,7 @@ def measure(name: str, method: Method, location: str, tuned: bool, half: bool, a
             kept[storage.data_ptr()] = storage  # held, so that its address is not given out again
         return tensor
 
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=ATTENTION) as counter:
         hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with hooks, torch.autocast("cpu", torch.bfloat16, enabled=half):
             loss = answer_loss(model, inputs)
@@ -124,36 +132,19 @@ def rows() -> Iterator[dict[str, object]]:
             continue
         for tuned in (True,) if method.tunes_connector else (False, True) if name == "tiny" else (False,):
             num_bytes, flops, setup = measure(name, method, location, tuned, half, again)
-            yield row_of(name, method_name, fields, location, tuned, half, again, num_bytes, flops, setup)
-
-
-def row_of(
-    name: str,
-    method_name: str,
-    fields: dict[str, object],
-    location: str,
-    tuned: bool,
-    half: bool,
-    again: bool,
-    num_bytes: int,
-    flops: int,
-    setup: Setup,
-) -> dict[str, object]:
-    """What was measured beside what is computed."""
-    shape = Shape(T, A)
-    return {
-        "model": name,
-        "method": method_name,
-        "fields": " ".join(f"{key}={value}" for key, value in fields.items()),
-        "location": location,
-        "connector": "tuned" if tuned else "frozen",
-        "precision": "bf16" if half else "fp32",
-        "checkpointing": again,
-        "measured_bytes": num_bytes,
-        "computed_bytes": round(kept_bytes(setup, B, shape)),
-        "measured_flops": flops,
-        "computed_flops": round(step_flops(setup, B, shape)),
-    }
+            yield {
+                "model": name,
+                "method": method_name,
+                "fields": " ".join(f"{key}={value}" for key, value in fields.items()),
+                "location": location,
+                "connector": "tuned" if tuned else "frozen",
+                "precision": "bf16" if half else "fp32",
+                "checkpointing": again,
+                "measured_bytes": num_bytes,
+                "computed_bytes": round(kept_bytes(setup, B, Shape(T, A))),
+                "measured_flops": flops,
+                "computed_flops": round(step_flops(setup, B, Shape(T, A))),
+            }
 
 
 def main() -> None:

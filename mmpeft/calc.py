@@ -143,6 +143,8 @@ def kept_bytes(setup: Setup, batch_size: int, shape: Shape) -> float:
     A frozen Llama layer keeps of each token 8 D (the inputs of two norms, in fp32), 2 H + 2 K (queries, keys, values and the
     attention's result), 3 F (gate, its activation, up), the row of the attention mask, and a few numbers a head.
     """
+    if not setup.trained:
+        return 0.0
     dims, b = setup.sizes.dims, 2 if setup.half else 4
     tokens = batch_size * shape.num_tokens
     norms = 8 * dims.hidden_size + 8 + 4 * dims.num_attention_heads

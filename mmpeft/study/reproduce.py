@@ -75,8 +75,8 @@ def in_brief(scale: str, gpu: str) -> Prose:
     """What all questions need at a scale, in a sentence."""
     whole = total([budget(load_question(name, scale), gpu) for name in questions()])
     return Prose(
-        f"{whole['num_runs']:,} runs, {whole['gpu_hours']:,.0f} hours of one {gpu}, about {whole['dollars']:,.0f} dollars of rent "
-        f"and {whole['disk_bytes'] / 1e9:.1f} GB of records; runs that questions share are counted in each."
+        f"{whole['num_runs']:,} runs, {whole['gpu_hours']:,.0f} hours of one {gpu}, about {whole['dollars']:,.0f} dollars of "
+        f"rent and {whole['disk_bytes'] / 1e9:.1f} GB of records; runs that questions share are counted in each."
     )
 
 
