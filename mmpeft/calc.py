@@ -153,10 +153,12 @@ def kept_bytes(setup: Setup, batch_size: int, shape: Shape) -> float:
     layer = norms + attention + mask + b * 3 * dims.intermediate_size
     layer += setup.method.saved_bytes(dims, setup.location, setup.half)
     weight_copies = 2 * setup.trained if setup.half else 0
+    head_copy = 2 * dims.vocab_size * dims.hidden_size if setup.half and setup.in_place else 0
     if not setup.checkpointing:
         return tokens * dims.num_layers * layer + _around_the_layers(setup, batch_size, shape) + weight_copies
     boundary = (4 if setup.in_place else b) * dims.hidden_size
-    return tokens * dims.num_layers * boundary + _around_the_layers(setup, batch_size, shape)
+    shared = b * (shape.num_tokens + setup.method.num_extra_keys + 2 * dims.head_dim)  # mask and rotations, for all layers
+    return tokens * (dims.num_layers * boundary + shared) + _around_the_layers(setup, batch_size, shape) + head_copy
 
 
 def _share_of_prefix(setup: Setup, shape: Shape) -> float:
@@ -167,9 +169,9 @@ def _share_of_prefix(setup: Setup, shape: Shape) -> float:
 
 
 def _around_the_layers(setup: Setup, batch_size: int, shape: Shape) -> float:
-    """Bytes kept by the last norm, the loss over the answer's positions, and a tuned connector."""
+    """Bytes kept by the last norm (with its trained weight and the trained embeddings: three times), the loss, the connector."""
     dims, b = setup.sizes.dims, 2 if setup.half else 4
-    last_norm = batch_size * shape.num_tokens * 4 * (dims.hidden_size + 1)
+    last_norm = batch_size * shape.num_tokens * 4 * (dims.hidden_size + 1) * (3 if setup.in_place else 1)
     loss = batch_size * shape.num_answer_tokens * 4 * dims.vocab_size
     tuned = setup.connector_tuned or setup.method.tunes_connector
     connector = batch_size * setup.sizes.num_image_tokens * b * (setup.sizes.vision_width + 2 * dims.hidden_size) if tuned else 0

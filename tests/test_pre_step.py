@@ -63,4 +63,9 @@ def test_the_papers_scale_starts_from_the_papers_pre_step() -> None:
         assert spec.pre_step.tasks == ("okvqa", "vqav2", "ocrvqa")
         assert spec.pre_step.train.learning_rate == 2.0e-5
     assert {spec.seed for spec in load_question("method", "paper-tuned").specs()} == {0, 1, 2, 3, 4}
-    assert load_question("capacity", "paper-tuned").variants == load_question("capacity", "paper").variants
+
+
+def test_a_scale_named_after_another_takes_what_questions_say_at_that_one() -> None:
+    tuned, paper = load_question("capacity", "paper-tuned"), load_question("capacity", "paper")
+    assert [variant.method.size for variant in tuned.variants] == [variant.method.size for variant in paper.variants]
+    assert tuned.variants != load_question("capacity", "tiny").variants
