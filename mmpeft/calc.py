@@ -244,7 +244,7 @@ def step_memory(setup: Setup, batch_size: int, shape: Shape) -> Memory:
     """
     dims, b = setup.sizes.dims, 2 if setup.half else 4
     logits = batch_size * shape.num_answer_tokens * dims.vocab_size * (4 + 4 + b)
-    layer = batch_size * shape.num_tokens * b * 4 * dims.intermediate_size
+    layer: float = batch_size * shape.num_tokens * b * 4 * dims.intermediate_size
     if setup.checkpointing:
         plain = Setup(setup.sizes, setup.method, setup.location, setup.connector_tuned, setup.half)
         all_layers = kept_bytes(plain, batch_size, shape) - _around_the_layers(setup, batch_size, shape)

@@ -56,7 +56,10 @@ class Launch:
         if self.accelerate is None and (self.processes or 1) == 1:
             from mmpeft.run import run
 
-            return run(spec, **self.checkpoint_of(spec))
+            if self.checkpoint_every is None:
+                return run(spec)
+            path = Store(self.store).checkpoint_path(Planned.of(spec).run_id)
+            return run(spec, checkpoint=path, checkpoint_every=self.checkpoint_every)
         self._check(spec)
         planned = Planned.of(spec)
         with tempfile.TemporaryDirectory(prefix="mmpeft-launch-") as folder:
@@ -67,13 +70,6 @@ class Launch:
                 said.seek(0)
                 lines = [line.strip() for line in said if line.strip()]
             return _brought_back(Store(folder), planned.run_id, code, lines)
-
-    def checkpoint_of(self, spec: RunSpec) -> dict[str, Path | int]:
-        """The arguments of `mmpeft.run.run` that say where a run's checkpoint goes, and how often."""
-        if self.checkpoint_every is None:
-            return {}
-        path = Store(self.store).checkpoint_path(Planned.of(spec).run_id)
-        return {"checkpoint": path, "checkpoint_every": self.checkpoint_every}
 
     def command(self, folder: str) -> list[str]:
         """What starts the processes: accelerate's launcher for its file, else torch's, on a free port."""

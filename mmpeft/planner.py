@@ -207,7 +207,8 @@ def _evaluation_seconds(spec: RunSpec, setup: Setup, column: Column, shape: Shap
 
 def budget(question: Question, gpu_name: str, num_gpus: int = 1, used_share: float = USED_SHARE) -> Budget:
     """What a question needs, with one row for each of its variants and lengths of training."""
-    gpu, rows = gpu_of(gpu_name), {}
+    gpu = gpu_of(gpu_name)
+    rows: dict[tuple[str, int | None], dict[str, Any]] = {}
     for spec in question.specs():
         found = estimate(spec, gpu, num_gpus, used_share)
         row = rows.setdefault(
@@ -265,7 +266,7 @@ def one_setup(what: Mapping[str, Any], train: Mapping[str, Any], size: tuple[int
         raise MmpeftError(f"--size: '{what['method']}' has one size; leave it out.")
     if what["connector"] not in ("frozen", "tuned"):
         raise unknown("connector", what["connector"], ("frozen", "tuned"))
-    rate = {"num_steps": 1} if kind.trains else {}
+    rate: dict[str, float] = {"num_steps": 1} if kind.trains else {}
     rate |= {"learning_rate": 1.0} if kind.trains and not kind.tunes_connector else {}
     tuned = what["connector"] == "tuned" or kind.tunes_connector
     spec = RunSpec.from_dict(

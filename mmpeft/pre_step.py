@@ -24,7 +24,7 @@ from mmpeft.leases import lease
 from mmpeft.methods import METHODS
 from mmpeft.models import Loaded
 from mmpeft.registry import fingerprint, task_version
-from mmpeft.spec import PreStepSpec, RunSpec
+from mmpeft.spec import PreStepSpec, RunSpec, parse
 from mmpeft.task import Example
 from mmpeft.tasks import TASKS
 from mmpeft.train import train
@@ -82,7 +82,7 @@ def _trained(loaded: Loaded, pre_step: PreStepSpec) -> dict[str, Tensor]:
         mine = TASKS[name].examples("train", pre_step.train.num_examples, pre_step.train.subset_seed)
         encoder.features |= loaded.features().get(TASKS[name], [example.picture_id for example in mine], True)
         examples += mine
-    full, rate = METHODS["full"](), pre_step.train.learning_rate
+    full, rate = parse(METHODS["full"], {"name": "full"}), pre_step.train.learning_rate
     model = attach(loaded.model, loaded.entry, full, "both", True, pre_step.seed)
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     groups = [{"name": "all", "params": list(trained.values()), "lr": rate}]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmpeft.attach import attach, parameter_groups
 from mmpeft.batches import Encoder
-from mmpeft.checkpoints import Checkpointer
+from mmpeft.checkpoints import Checkpointer, Watcher
 from mmpeft.contract import Watch
 from mmpeft.entry import ModelEntry
 from mmpeft.errors import MmpeftError
@@ -86,7 +86,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
 
     if spec.method.trains:
         groups = parameter_groups(model, loaded.entry, spec.train.learning_rate, spec.connector.learning_rate)
-        watchers = {"contract": watch, "monitor": monitor}
+        watchers: dict[str, Watcher] = {"contract": watch, "monitor": monitor}
         keeper = Checkpointer(checkpoint, checkpoint_every, watchers) if checkpoint else None
         trained = train(model, groups, training, encoder.training_batch, spec.train, spec.seed, watch.gradients, ask, keeper)
         steps, curve = trained.num_steps, trained.curve
