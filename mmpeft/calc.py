@@ -157,8 +157,7 @@ def kept_bytes(setup: Setup, batch_size: int, shape: Shape) -> float:
     if not setup.checkpointing:
         return tokens * dims.num_layers * layer + _around_the_layers(setup, batch_size, shape) + weight_copies
     boundary = (4 if setup.in_place else b) * dims.hidden_size
-    shared = b * (shape.num_tokens + setup.method.num_extra_keys + 2 * dims.head_dim)  # mask and rotations, for all layers
-    return tokens * (dims.num_layers * boundary + shared) + _around_the_layers(setup, batch_size, shape) + head_copy
+    return tokens * dims.num_layers * boundary + _around_the_layers(setup, batch_size, shape) + head_copy
 
 
 def _share_of_prefix(setup: Setup, shape: Shape) -> float:
@@ -169,9 +168,9 @@ def _share_of_prefix(setup: Setup, shape: Shape) -> float:
 
 
 def _around_the_layers(setup: Setup, batch_size: int, shape: Shape) -> float:
-    """Bytes kept by the last norm (with its trained weight and the trained embeddings: three times), the loss, the connector."""
+    """Bytes kept by the last norm (twice where its weight trains), the loss, the connector."""
     dims, b = setup.sizes.dims, 2 if setup.half else 4
-    last_norm = batch_size * shape.num_tokens * 4 * (dims.hidden_size + 1) * (3 if setup.in_place else 1)
+    last_norm = batch_size * shape.num_tokens * 4 * (dims.hidden_size + 1) * (2 if setup.in_place else 1)
     loss = batch_size * shape.num_answer_tokens * 4 * dims.vocab_size
     tuned = setup.connector_tuned or setup.method.tunes_connector
     connector = batch_size * setup.sizes.num_image_tokens * b * (setup.sizes.vision_width + 2 * dims.hidden_size) if tuned else 0
