@@ -18,11 +18,14 @@ from typer.core import TyperGroup
 
 from mmpeft import __version__
 from mmpeft.errors import MmpeftError, unknown
+from mmpeft.forecast import calc, plan
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
     from mmpeft.audit import Audit
+    from mmpeft.cluster import Cluster
+    from mmpeft.execute import RunFunction
     from mmpeft.plan import Question
     from mmpeft.real.overlap import Overlap
     from mmpeft.records import Record, Store
@@ -32,6 +35,7 @@ NO, MISTAKE = 1, 2
 
 ALL = "all questions"
 """Where status counts a run once, however many questions need it."""
+ENGINES = ("local", "ray")
 
 LEVELS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
@@ -101,27 +105,50 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="Local processes; by default as the scale says.")] = None,
     limit: Annotated[int | None, typer.Option(min=0, help="At most so many runs.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed runs again.")] = False,
+    engine: Annotated[str, typer.Option(help="Where runs are made: local, or ray, a cluster.")] = "local",
+    address: Annotated[str, typer.Option(help="Of the Ray cluster; auto: the one this machine belongs to.")] = "auto",
+    gpus_per_run: Annotated[float, typer.Option(min=0, help="GPUs that Ray keeps for a run; 0.5: two runs on one.")] = 0.0,
+    cores_per_run: Annotated[float, typer.Option(min=0, help="Cores that Ray keeps for a run.")] = 1.0,
+    processes: Annotated[int | None, typer.Option(min=1, help="Processes that make one run together, one a GPU.")] = None,
+    accelerate: Annotated[str | None, typer.Option(help="ddp, fsdp, zero2, zero3, or a path.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between two checkpoints of a run.")] = None,
 ) -> None:
     """Train and evaluate what is missing; each run leaves one record.
 
     Safe to stop and to start again at any moment, and to start several times on one store: no run is made twice.
     """
+    from mmpeft.cluster import Cluster
+    from mmpeft.execute import RUN
+    from mmpeft.launch import Launch, configuration
     from mmpeft.plan import load_question, questions
 
     if every == (question is not None):
         raise MmpeftError(f"run: name one question, or --all for all of them ({', '.join(questions())}).")
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    cluster = Cluster(address, gpus_per_run, cores_per_run) if engine == "ray" else None
+    settings = (processes, configuration(accelerate) if accelerate else None, checkpoint_every)
     failed = 0
     for name in questions() if question is None else [question]:
         asked = load_question(name, scale)
         records = _store(asked, store)
-        failed += _run(asked, records, workers or asked.workers, limit, retry_failed)
+        how = RUN if settings == (None, None, None) else Launch(records.path.resolve(), *settings)
+        failed += _run(asked, records, workers or asked.workers, limit, retry_failed, cluster, how)
         if store is None and not asked.store:
             _print_scores(records, asked)
     if failed:
         raise typer.Exit(NO)
 
 
-def _run(asked: "Question", store: "Store", workers: int, limit: int | None, retry_failed: bool) -> int:
+def _run(
+    asked: "Question",
+    store: "Store",
+    workers: int,
+    limit: int | None,
+    retry_failed: bool,
+    cluster: "Cluster | None",
+    how: "RunFunction | str",
+) -> int:
     """How many of the question's runs are failed after this call."""
     from mmpeft.execute import run_missing
     from mmpeft.pictures import prepare_features
@@ -130,8 +157,9 @@ def _run(asked: "Question", store: "Store", workers: int, limit: int | None, ret
     due = store.missing(planned) + (store.failed(planned) if retry_failed else [])
     due = due if limit is None else due[:limit]
     if due:
-        prepare_features(due, workers)
-        run_missing(due, store, workers, retry_failed=retry_failed)
+        if cluster is None:  # a cluster's machines compute what they lack themselves
+            prepare_features(due, workers)
+        run_missing(due, store, workers, retry_failed=retry_failed, engine=cluster, run=how)
     records = store.records(planned)
     counts = _counts(planned, records)
     _print_status({asked.question: counts})
@@ -492,6 +520,10 @@ def base(
 
     make(folder)
     out.print(folder, soft_wrap=True)
+
+
+app.command()(plan)
+app.command()(calc)
 
 
 def _print_json(content: Any) -> None:

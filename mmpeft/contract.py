@@ -62,6 +62,7 @@ class Watch:
         self.location = location
         self.connector_tuned = connector_tuned or method.tunes_connector
         self.contract: dict[str, Any] = {}
+        self._looked = False
         self._broken: list[str] = []
 
     def base(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
@@ -86,8 +87,18 @@ class Watch:
 
     def gradients(self) -> None:
         """Notes which trainable tensors have a gradient; call it after backward (free once all had one)."""
+        self._looked = True
         for name in [name for name, p in self._waiting.items() if p.grad is not None and bool(p.grad.any())]:
             del self._waiting[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which tensors still wait for a gradient, for a checkpoint."""
+        return {"waiting": list(self._waiting), "looked": self._looked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Wait for those alone."""
+        self._waiting = {name: self._trainable[name] for name in state["waiting"]}
+        self._looked = state["looked"]
 
     def after(
         self, model: nn.Module, num_steps: int, fresh_base: Callable[[], nn.Module], folder: Path
@@ -97,7 +108,7 @@ class Watch:
         Args:
             model: The trained model.
             num_steps: Optimizer steps made; with fewer than two, promise 3 is not judged, because LoRA's A
-                has no gradient while B is zero.
+                has no gradient while B is zero. Nor is it where gradients were never whole (FSDP, DeepSpeed).
             fresh_base: Makes a new base, untouched by training, on the model's device.
             folder: Where the adapter is saved; it stays there.
 
@@ -133,7 +144,7 @@ class Watch:
             self._broken.append(f"before the first step the logits differ from the base's by {delta:.3g}")
 
     def _check_gradients(self, num_steps: int) -> None:
-        judged = num_steps >= 2 and bool(self._trainable)
+        judged = self._looked and num_steps >= 2 and bool(self._trainable)
         self.contract |= {
             "gradients_judged": judged,
             "without_gradient": sorted(self._waiting) if judged else [],

@@ -124,6 +124,14 @@ class Dims:
         """Width of all key heads together (and of all value heads)."""
         return self.num_key_value_heads * self.head_dim
 
+    def distinct_inputs(self, location: Location) -> int:
+        """Width of what a layer's linear maps read, together: q, k and v read the same, and so do gate and up.
+
+        The input of the output projection is the attention's result, which is kept anyway.
+        """
+        attention, mlp = self.hidden_size, self.hidden_size + self.intermediate_size
+        return {"attention": attention, "mlp": mlp, "both": attention + mlp}[location]
+
     def linears(self, location: Location) -> list[tuple[int, int]]:
         """The (input, output) widths of one layer's linear maps there, ordered q, k, v, o, gate, up, down."""
         attention = [

@@ -1,4 +1,4 @@
-"""Run what is missing: one after another, or in local processes; other engines fit behind the same interface.
+"""Run what is missing: one after another, or in local processes; a cluster (`mmpeft.cluster`) fits behind the same interface.
 
 Every worker walks the same plan and takes what has no record and no lease; the store is all they share, so a
 sweep can be joined, killed and started again at any moment. A run that fails becomes a record with its error,
@@ -111,9 +111,9 @@ def run_missing(
 
 def serial(planned: Sequence[Planned], store: Store, run: RunFunction | str, report: Report) -> None:
     """Make the runs one after another, here."""
-    function = _imported(run)
+    function = imported(run)
     for one in planned:
-        if _take(one, store, function):
+        if take(one, store, function):
             report(one.run_id)
 
 
@@ -182,7 +182,10 @@ class _Team:
         for run_id in held:
             self.deaths[run_id] += 1
             if self.deaths[run_id] > DEATHS_ALLOWED:
-                self._give_up(self.planned[run_id], exitcode)
+                how = f"was killed by {signal.Signals(-exitcode).name}" if exitcode < 0 else f"exited with code {exitcode}"
+                hint = "; out of memory?" if exitcode == -signal.SIGKILL else ""
+                error = f"the worker process {how} in each of {self.deaths[run_id]} attempts{hint}"
+                give_up(self.planned[run_id], self.store, error)
         self._start()
 
     def _unfinished_by(self, dead: BaseProcess) -> list[str]:
@@ -190,13 +193,12 @@ class _Team:
         held = self.store.held_by(dead.pid or 0)
         return [run_id for run_id in held if run_id in self.planned and not self.store.has(run_id)]
 
-    def _give_up(self, one: Planned, exitcode: int) -> None:
-        how = f"was killed by {signal.Signals(-exitcode).name}" if exitcode < 0 else f"exited with code {exitcode}"
-        hint = "; out of memory?" if exitcode == -signal.SIGKILL else ""
-        error = f"the worker process {how} in each of {self.deaths[one.run_id]} attempts{hint}"
-        with self.store.claim(one.run_id) as mine:
-            if mine and not self.store.has(one.run_id):
-                self.store.save(Record.failure(one, error, utc_now()))
+
+def give_up(one: Planned, store: Store, error: str) -> None:
+    """Record a run as failed that no worker lived through."""
+    with store.claim(one.run_id) as mine:
+        if mine and not store.has(one.run_id):
+            store.save(Record.failure(one, error, utc_now()))
 
 
 def _work(planned: Sequence[Planned], folder: Path, run: RunFunction | str, threads: int) -> None:
@@ -205,25 +207,25 @@ def _work(planned: Sequence[Planned], folder: Path, run: RunFunction | str, thre
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
-    function, store, parent = _imported(run), Store(folder), multiprocessing.parent_process()
+    function, store, parent = imported(run), Store(folder), multiprocessing.parent_process()
     for one in planned:
         if parent is None or not parent.is_alive():
             return
-        _take(one, store, function)
+        take(one, store, function)
 
 
-def _take(one: Planned, store: Store, run: RunFunction) -> bool:
+def take(one: Planned, store: Store, run: RunFunction) -> bool:
     """Whether this call made the run: not if it has a record by now, or somebody else holds it."""
     if store.has(one.run_id):
         return False
     with store.claim(one.run_id) as mine:
         if not mine or store.has(one.run_id):
             return False
-        _make(one, store, run)
+        make(one, store, run)
         return True
 
 
-def _make(one: Planned, store: Store, run: RunFunction) -> None:
+def make(one: Planned, store: Store, run: RunFunction) -> None:
     """Leave the run's record, or the record of its failure."""
     started_at = utc_now()
     try:
@@ -248,7 +250,7 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _imported(run: RunFunction | str) -> RunFunction:
+def imported(run: RunFunction | str) -> RunFunction:
     """The function itself, imported from its dotted path if need be."""
     if not isinstance(run, str):
         return run

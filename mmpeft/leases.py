@@ -57,6 +57,14 @@ def holder(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def held(path: Path, *, expiry_seconds: float = EXPIRY_SECONDS) -> bool:
+    """Whether there is a lease that has not expired."""
+    if not path.parent.is_dir():
+        return False
+    with _folder_lock(path.parent):
+        return path.exists() and not _expired(path, expiry_seconds)
+
+
 def this_host() -> str:
     """Where process ids are comparable: the host, and on Linux the container's own space of process ids."""
     try:

@@ -119,6 +119,17 @@ class Monitor:
             line["predictions"].append(answer)
             line["scores"].append(round(score, 4))
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it was told so far, for a checkpoint."""
+        told = [point.model_dump() for point in self.checkpoints]
+        return {"checkpoints": told, "seconds": self.seconds, "lines": self.lines()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.checkpoints = [Checkpoint(**point) for point in state["checkpoints"]]
+        self.seconds = state["seconds"]
+        self._lines = {(line["task"], line["example_id"]): line for line in state["lines"]}
+
     def lines(self) -> list[dict[str, Any]]:
         """One mapping an example, as Outcome has them."""
         return list(self._lines.values())

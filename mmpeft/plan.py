@@ -73,7 +73,8 @@ class Planned:
         base, version = fingerprint(spec.model), task_version(spec.task)
         if spec.method.trains and evaluation_only(spec.task):
             raise MmpeftError(f"task: '{spec.task}' is for evaluation only; name it in track.tasks, or take zero-shot.")
-        tracked = {task: task_version(task) for task in spec.track.tasks}
+        others = (*spec.track.tasks, *(spec.pre_step.tasks if spec.pre_step else ()))
+        tracked = {task: task_version(task) for task in others}
         return cls(run_id(spec, task_version=version, fingerprint=base, tracked_versions=tracked), spec, version, base)
 
 
@@ -94,6 +95,7 @@ class Question(Part):
             own. Of ``num_steps`` and ``num_epochs`` the one that comes last counts. Empty means ``train`` alone.
         eval: Fields of ``RunSpec.eval`` for all runs, without the split.
         track: Fields of ``RunSpec.track`` for all runs; a run's own task may be among the tasks, and is asked on dev.
+        pre_step: Fields of ``RunSpec.pre_step`` for all runs; None: they start from the base as it is.
         methods: A method's fields at this scale, by method name; what a variant says itself wins.
         learning_rates: By method name; "connector" is the connector's own rate in every run that tunes it.
         learning_rate_grid: Rates to try, by method name; replaces ``learning_rates`` for that method, but not the rate
@@ -116,6 +118,7 @@ class Question(Part):
     trainings: list[dict[str, Any]] = Field(default_factory=list)
     eval: dict[str, Any]
     track: dict[str, Any] = Field(default_factory=dict)
+    pre_step: dict[str, Any] | None = None
     methods: dict[str, dict[str, Any]] = Field(default_factory=dict)
     learning_rates: dict[str, float]
     learning_rate_grid: dict[str, list[float]] = Field(default_factory=dict)
@@ -284,6 +287,7 @@ class Question(Part):
                 "train": train,
                 "eval": {**self.eval, "split": self.split},
                 "track": self._track(task, method.trains),
+                **({"pre_step": self.pre_step} if self.pre_step else {}),
                 "seed": seed,
             }
         )
@@ -316,7 +320,9 @@ def _over(train: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
 def _own_values(given: Mapping[str, Any]) -> dict[str, Any]:
     """What the question says about its scale alone. What is wrong with it, the question's own check says."""
     by_scale, scale = given.get("at_scale"), given.get("scale")
-    own = by_scale.get(scale) if isinstance(by_scale, dict) and isinstance(scale, str) else None
+    own = None
+    if isinstance(by_scale, dict) and isinstance(scale, str):
+        own = by_scale.get(scale, by_scale.get(scale.partition("-")[0]))  # paper-tuned: as paper, unless it says otherwise
     return {name: value for name, value in own.items() if name not in NOT_OF_A_SCALE} if isinstance(own, dict) else {}
 
 

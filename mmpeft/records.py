@@ -4,6 +4,7 @@
     <store>/predictions/<run_id>.jsonl.gz     one line an example, for paired tests and error pages
     <store>/predictions/<run_id>.track.jsonl.gz   of runs asked on the way: one line an example, its answers over the epochs
     <store>/leases/<run_id>.json              who is doing the run right now
+    <store>/checkpoints/<run_id>.safetensors  where a long run can be taken up again; gone once it has a record
     <store>/quarantine/                       files that could not be read, set aside
 
 A record is the last thing that a run writes: where there is one, the run is finished.
@@ -193,6 +194,10 @@ class Store:
         """Where the predictions that this run made on the way lie, or would lie."""
         return self.path / "predictions" / f"{run_id}.track.jsonl.gz"
 
+    def checkpoint_path(self, run_id: str) -> Path:
+        """Where the training state of this run lies, or would lie, while it is being made."""
+        return self.path / "checkpoints" / f"{run_id}.safetensors"
+
     def save(
         self, record: Record, predictions: Iterable[Mapping[str, Any]] = (), tracked: Iterable[Mapping[str, Any]] = ()
     ) -> None:
@@ -215,6 +220,7 @@ class Store:
         for path, packed in files.items():
             if packed:
                 waiting(path).replace(path)
+        self.checkpoint_path(record.run_id).unlink(missing_ok=True)
 
     def load(self, run_id: str) -> Record | None:
         """The record of this run, or None; one that cannot be read is set aside with a warning."""
@@ -330,6 +336,10 @@ class Store:
         """
         path = self.path / "leases" / f"{run_id}.json"
         return leases.lease(path, heartbeat_seconds=heartbeat_seconds, expiry_seconds=expiry_seconds)
+
+    def held(self, run_id: str) -> bool:
+        """Whether somebody alive holds the run right now."""
+        return leases.held(self.path / "leases" / f"{run_id}.json")
 
     def held_by(self, pid: int) -> list[str]:
         """The runs that a process of this host holds, or held when it died."""

@@ -10,22 +10,28 @@ import time
 from collections.abc import Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from accelerate import PartialState
+from torch import Tensor, nn
 
 from mmpeft.attach import attach, parameter_groups
 from mmpeft.batches import Encoder
+from mmpeft.checkpoints import Checkpointer, Watcher
 from mmpeft.contract import Watch
+from mmpeft.entry import ModelEntry
+from mmpeft.errors import MmpeftError
 from mmpeft.evaluate import evaluate
 from mmpeft.features import OpenedLater
 from mmpeft.loading import Loaded
 from mmpeft.models import load
 from mmpeft.monitor import Monitor, asked_on_the_way, due
 from mmpeft.plan import Planned
+from mmpeft.pre_step import apply_pre_step
 from mmpeft.records import Outcome, Record
 from mmpeft.spec import RunSpec
 from mmpeft.task import Example, Task
@@ -35,12 +41,14 @@ from mmpeft.train import train
 _PROBE_EXAMPLES = 4  # examples on which logits are compared for the contract
 
 
-def run(spec: RunSpec, progress: bool = False) -> Outcome:
+def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, checkpoint_every: int = 100) -> Outcome:
     """The record of a run and its predictions, one row an example; those made on the way too, if any are wanted.
 
     Args:
         spec: What to run.
         progress: Whether missing vision features are computed under a progress bar.
+        checkpoint: Where the training state is kept on the way, and taken up from; None keeps none.
+        checkpoint_every: Optimizer steps between two checkpoints.
 
     Raises:
         TrainingDiverged: On a loss that is not finite.
@@ -49,33 +57,54 @@ def run(spec: RunSpec, progress: bool = False) -> Outcome:
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     planned = Planned.of(spec)
     loaded, task = load(spec.model, spec.train.precision), TASKS[spec.task]
+    if spec.pre_step:
+        apply_pre_step(loaded, spec)
     training, asked = examples_of(spec, task)
     encoder = encoder_for(loaded, task, [*training, *asked], spec.train.max_length, progress)
     on_the_way = asked_on_the_way(spec)
     for other in on_the_way:
         encoder.features |= features_of(loaded, other.task, other.examples, progress)
 
-    watch = Watch(loaded.entry, spec.method, spec.location, spec.connector.tuned)
-    watch.base(loaded.model, _probe(encoder, asked))
+    device = PartialState(cpu=not torch.cuda.is_available()).device
+    _prepare(loaded.model, loaded.entry, spec)
     base = deepcopy(loaded.model)
-    model = attach(loaded.model, loaded.entry, spec.method, spec.location, spec.connector.tuned, spec.seed)
-    watch.before(model)
+    model = loaded.model.to(device)
+    # Not around the training: it would keep a weight's bf16 copy over the step that changes the weight.
+    precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=spec.train.precision == "bf16")
+
+    watch = Watch(loaded.entry, spec.method, spec.location, spec.connector.tuned)
+    with precision():
+        watch.base(model, _probe(encoder, asked, device))
+        model = attach(model, loaded.entry, spec.method, spec.location, spec.connector.tuned, spec.seed)
+        watch.before(model)
 
     clock = time.perf_counter()
-    steps, curve = 0, []
+    steps, curve, seconds_before = 0, [], 0.0
     monitor = Monitor(spec, model, encoder, on_the_way, due(spec, len(training)))
+
+    def ask(step: int) -> None:
+        with precision():
+            monitor(step)
+
     if spec.method.trains:
         groups = parameter_groups(model, loaded.entry, spec.train.learning_rate, spec.connector.learning_rate)
-        trained = train(model, groups, training, encoder.training_batch, spec.train, spec.seed, watch.gradients, monitor)
+        watchers: dict[str, Watcher] = {"contract": watch, "monitor": monitor}
+        keeper = Checkpointer(checkpoint, checkpoint_every, watchers) if checkpoint else None
+        trained = train(model, groups, training, encoder.training_batch, spec.train, spec.seed, watch.gradients, ask, keeper)
         steps, curve = trained.num_steps, trained.curve
+        seconds_before = keeper.seconds_before if keeper else 0.0
+        if trained.weights is not None:
+            model = attach(deepcopy(base).to(device), loaded.entry, spec.method, spec.location, spec.connector.tuned, spec.seed)
+            model.load_state_dict(trained.weights, strict=False)
     else:
-        monitor(0)
-    train_seconds = time.perf_counter() - clock - monitor.seconds
+        ask(0)
+    train_seconds = seconds_before + time.perf_counter() - clock - monitor.seconds
 
-    with tempfile.TemporaryDirectory() as folder:
-        contract = watch.after(model, steps, lambda: base, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, precision():
+        contract = watch.after(model, steps, lambda: base.to(device), Path(folder))
     clock = time.perf_counter()
-    scores, rows = evaluate(model, encoder, task, asked, spec.eval.max_new_tokens, spec.eval.batch_size)
+    with precision():
+        scores, rows = evaluate(model, encoder, task, asked, spec.eval.max_new_tokens, spec.eval.batch_size)
     eval_seconds = time.perf_counter() - clock
     cost = {
         "trainable_params": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -122,8 +151,26 @@ def features_of(
     return loaded.features().get(task, [e.picture_id for e in examples], progress)
 
 
-def _probe(encoder: Encoder, examples: Sequence[Example]) -> dict[str, Tensor]:
-    return encoder.training_batch(examples[:_PROBE_EXAMPLES])
+def _prepare(model: nn.Module, entry: ModelEntry, spec: RunSpec) -> None:
+    """Attention kernel and number formats of a base: under bf16 only what stays frozen is kept in it.
+
+    Raises:
+        MmpeftError: The kernel is not installed, or not for this device.
+    """
+    kernel = spec.train.attention_implementation
+    if kernel != "sdpa":
+        try:
+            cast(Any, model).set_attn_implementation(kernel)
+        except (ImportError, ValueError) as error:
+            raise MmpeftError(f"train.attention_implementation: {kernel} does not load: {error}") from None
+    if spec.train.precision == "bf16":
+        model.to(torch.bfloat16)
+        for path in (*spec.method.trained_parts(entry), *([entry.connector] if spec.connector.tuned else [])):
+            model.get_submodule(path).float()
+
+
+def _probe(encoder: Encoder, examples: Sequence[Example], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device) for name, tensor in encoder.training_batch(examples[:_PROBE_EXAMPLES]).items()}
 
 
 def peak_memory_bytes() -> int:
@@ -141,6 +188,7 @@ def environment() -> dict[str, Any]:
         **{name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu {platform.machine()}",
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "platform": sys.platform,
         "cores": os.cpu_count(),
     }

@@ -64,7 +64,10 @@ class TrainSpec(Part):
         weight_decay: AdamW's decoupled decay.
         max_grad_norm: Gradients are clipped to this norm.
         max_length: Longest sequence in tokens, image tokens included.
-        precision: Number format of the forward pass.
+        precision: Number format of the forward pass and of frozen weights; what trains is kept in fp32.
+        gradient_accumulation_steps: Forward and backward passes that make one step, each on its part of the batch.
+        gradient_checkpointing: Whether activations inside a decoder layer are computed again instead of kept.
+        attention_implementation: transformers' name of the attention kernel.
     """
 
     num_examples: int | None = Field(default=None, gt=0)
@@ -79,6 +82,9 @@ class TrainSpec(Part):
     max_grad_norm: float = Field(default=1.0, gt=0)
     max_length: int = Field(default=256, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    gradient_accumulation_steps: int = Field(default=1, gt=0)
+    gradient_checkpointing: bool = False
+    attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
 
 class EvalSpec(Part):
@@ -128,12 +134,43 @@ class TrackSpec(Part):
         return bool(self.tasks) or self.every_epochs is not None
 
 
-UNTRAINED_FIELDS = ("max_length", "precision")
+class PreStepSpec(Part):
+    """Full fine-tuning on some tasks together before the run: what the paper calls making them seen (its Appendix A.2).
+
+    Decoder and connector train at one rate, the vision encoder stays; the result takes the place of the base. It is made
+    once for all runs that name it, and kept in the cache.
+
+    Attributes:
+        tasks: Whose training sets are mixed.
+        train: How it learns; ``num_examples`` are of each task.
+        seed: Of the order of examples.
+    """
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    train: TrainSpec
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _take_a_list(cls, tasks: Any) -> Any:
+        """JSON and YAML know no tuple."""
+        return tuple(tasks) if isinstance(tasks, list) else tasks
+
+    @model_validator(mode="after")
+    def _check_the_training(self) -> "PreStepSpec":
+        if self.train.learning_rate is None:
+            raise ValueError("pre_step.train.learning_rate: missing; set it")
+        if (self.train.num_epochs is None) == (self.train.num_steps is None):
+            raise ValueError("pre_step.train.num_epochs, num_steps: set exactly one of them")
+        return self
+
+
+UNTRAINED_FIELDS = ("max_length", "precision", "attention_implementation")
 """The fields of TrainSpec that also decide how an untrained model is evaluated."""
 
 
 class RunSpec(Part):
-    """One run: a model, a task, a method, how it trains, what it is judged on, a seed.
+    """One run: a model, a task, a method, how it trains, what it is judged on, a seed; and what its base learned before.
 
     Two specs that mean the same run are equal: what a method does not use must be left out.
     """
@@ -146,6 +183,7 @@ class RunSpec(Part):
     train: TrainSpec = TrainSpec()
     eval: EvalSpec = EvalSpec()
     track: TrackSpec = TrackSpec()
+    pre_step: PreStepSpec | None = None
     seed: int = Field(default=0, ge=0)
 
     @classmethod
@@ -208,6 +246,10 @@ class RunSpec(Part):
             problems.append(f"train.learning_rate: '{name}' needs one; set it")
         if (self.train.num_epochs is None) == (self.train.num_steps is None):
             problems.append("train.num_epochs, train.num_steps: set exactly one of them")
+        if self.train.batch_size % (parts := self.train.gradient_accumulation_steps):
+            problems.append(f"train.gradient_accumulation_steps: {parts} do not divide a batch of {self.train.batch_size}")
+        if self.train.gradient_checkpointing and not self.method.checkpointable:
+            problems.append(f"train.gradient_checkpointing: '{name}' cannot: its keys and values enter from outside; remove it")
         return problems
 
     def _track_problems(self) -> list[str]:
@@ -239,7 +281,8 @@ def run_id(
         spec: The run.
         task_version: Version of the task's data, prompt and metric.
         fingerprint: Hash of the base model's weights.
-        tracked_versions: The same of the tasks it is asked on the way, by name; none where there are none.
+        tracked_versions: The same of the tasks it is asked on the way or that its base learned before, by name; none where
+            there are none.
     """
     identity = {"spec": spec.canonical(), "task_version": task_version, "fingerprint": fingerprint}
     if tracked_versions:

@@ -1,18 +1,27 @@
 """The training loop: one for every method, task and model; it knows none of them by name."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from torch import Tensor, nn
 
 from mmpeft.batches import IGNORED
+from mmpeft.checkpoints import Checkpointer, generators, parameters_of
 from mmpeft.errors import MmpeftError
 from mmpeft.spec import TrainSpec
 from mmpeft.task import Example
+
+SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+"""What may cut weights or optimizer states into pieces, one a process."""
 
 
 class TrainingDiverged(MmpeftError):
@@ -25,10 +34,17 @@ class TrainingDiverged(MmpeftError):
 
 @dataclass
 class Trained:
-    """What training leaves beside the weights: steps made, and the loss of each as (step, loss)."""
+    """What training leaves beside the weights.
+
+    Attributes:
+        num_steps: Steps made.
+        curve: The loss of each as (step, loss).
+        weights: Only where training cut the model into shards: what trained, whole, by name.
+    """
 
     num_steps: int
     curve: list[tuple[int, float]]
+    weights: dict[str, Tensor] | None = None
 
 
 def num_steps(spec: TrainSpec, num_examples: int) -> int:
@@ -78,6 +94,17 @@ def answer_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, first:].flatten(), ignore_index=IGNORED)
 
 
+def parts_of(batch: Sequence[Example], num_parts: int) -> list[list[Example]]:
+    """The batch dealt out into parts of one size, one a process and forward pass.
+
+    Raises:
+        MmpeftError: It cannot be.
+    """
+    if len(batch) % num_parts:
+        raise MmpeftError(f"train.batch_size: {len(batch)} examples cannot be dealt out to {num_parts} processes × passes.")
+    return [list(batch[part::num_parts]) for part in range(num_parts)]
+
+
 def train(
     model: nn.Module,
     groups: list[dict[str, Any]],
@@ -87,10 +114,12 @@ def train(
     seed: int,
     after_backward: Callable[[], None] = lambda: None,
     at_step: Callable[[int], None] = lambda step: None,
+    checkpointer: Checkpointer | None = None,
 ) -> Trained:
     """Trains the parameters in ``groups`` on answer tokens: AdamW, clipped gradients, warm-up and schedule.
 
-    The same call on the same CPU with the same number of threads gives the same weights, bit by bit.
+    The same call on the same CPU with the same number of threads gives the same weights, bit by bit. Under `accelerate
+    launch` every process draws the same batch and takes its part; each answer token weighs the same wherever it is.
 
     Args:
         model: The model with a method attached; what is not in ``groups`` stays as it is.
@@ -99,39 +128,95 @@ def train(
         collate: Examples → model inputs with labels.
         spec: Steps, batch size, schedule.
         seed: Of the order of examples and of dropout.
-        after_backward: Called after each backward pass, before the step.
+        after_backward: Called when a step's gradients are whole, before the step; not where they are cut into shards.
         at_step: Called with the number of steps made: 0 before the first, then after each. It may look at the model, and
             must leave it and the random numbers as they were.
+        checkpointer: Keeps the state on the way, and knows where an earlier process stopped.
 
     Raises:
         TrainingDiverged: On a loss that is not finite.
+        MmpeftError: The batch cannot be dealt out to the processes.
     """
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if spec.precision == "bf16" else "no")
+    accelerator = _accelerator(spec)
+    if spec.gradient_checkpointing:
+        recompute_activations(model)
+    peaks = [group["lr"] for group in groups]
     optimizer = torch.optim.AdamW(groups, weight_decay=spec.weight_decay)
-    total = num_steps(spec, len(examples))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(spec, step, total))
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     model, optimizer = accelerator.prepare(model, optimizer)
-    parameters = [p for g in groups for p in g["params"]]
-    torch.manual_seed(seed)
+    whole = accelerator.distributed_type not in SHARDING
+    precision = partial(torch.autocast, accelerator.device.type, torch.bfloat16, enabled=spec.precision == "bf16")
+    rank, world, total = accelerator.process_index, accelerator.num_processes, num_steps(spec, len(examples))
+    torch.manual_seed(seed + rank)
     model.train()
-    curve: list[tuple[int, float]] = []
-    at_step(0)
-    for step, batch in zip(range(total), shuffled(examples, spec.batch_size, seed), strict=False):
-        inputs = {k: v.to(accelerator.device) for k, v in collate(batch).items()}
-        loss = answer_loss(model, inputs)
-        value = loss.item()
-        curve.append((step, round(value, 5)))
-        if not math.isfinite(value):
-            raise TrainingDiverged(step, value, curve)
-        accelerator.backward(loss)
-        after_backward()
-        accelerator.clip_grad_norm_(parameters, spec.max_grad_norm)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad()
+    start, curve = checkpointer.take_up(optimizer, rank, world) if checkpointer else (0, [])
+    if not start:
+        at_step(0)
+    for step, batch in islice(zip(range(total), shuffled(examples, spec.batch_size, seed), strict=False), start, None):
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * rate(spec, step, total)
+        parts = parts_of(batch, world * spec.gradient_accumulation_steps)[rank::world]
+        value = torch.zeros((), device=accelerator.device)
+        for inputs, weight in _weighted(parts, collate, accelerator):
+            with accelerator.accumulate(model):
+                with precision():
+                    loss = answer_loss(model, inputs) * weight
+                value += loss.detach() / len(parts)
+                accelerator.backward(loss)
+                if accelerator.sync_gradients:
+                    if whole:
+                        after_backward()
+                    accelerator.clip_grad_norm_(parameters_of(optimizer), spec.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+        curve.append((step, round(accelerator.reduce(value, "mean").item(), 5)))
+        if not math.isfinite(curve[-1][1]):
+            raise TrainingDiverged(*curve[-1], curve)
         at_step(step + 1)
-    accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # bf16's rounding around `forward` is for training alone
+        if checkpointer and checkpointer.due(step + 1, total):
+            states = gather_object([generators()])
+            if accelerator.is_main_process:
+                checkpointer.keep(step + 1, curve, optimizer, states)
     model.eval()
-    return Trained(total, curve)
+    return Trained(total, curve, None if whole else gathered(accelerator, model, trained))
+
+
+def _accelerator(spec: TrainSpec) -> Accelerator:
+    """What places the model on this machine's device, or on the devices that `accelerate launch` named."""
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision="no",  # accelerate has one for the whole process; a sweep may have several
+        gradient_accumulation_steps=spec.gradient_accumulation_steps,
+    )
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is not None:  # it reads these from a data loader or from its file; here the spec has them
+        size = spec.batch_size // (accelerator.num_processes * spec.gradient_accumulation_steps)
+        plugin.deepspeed_config |= {"train_micro_batch_size_per_gpu": size, "gradient_clipping": spec.max_grad_norm}
+    return accelerator
+
+
+def _weighted(
+    parts: Sequence[Sequence[Example]], collate: Callable[[Sequence[Example]], dict[str, Tensor]], accelerator: Accelerator
+) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """This process's parts of a batch as inputs, each with the weight that makes every answer token of the batch count the same.
+
+    A part's loss is the mean over its own tokens; the gradients are averaged over parts and processes.
+    """
+    inputs = [{name: tensor.to(accelerator.device) for name, tensor in collate(part).items()} for part in parts]
+    counts = torch.stack([(each["labels"] != IGNORED).sum() for each in inputs])
+    num_parts = len(parts) * accelerator.num_processes
+    yield from zip(inputs, counts * num_parts / accelerator.reduce(counts.sum(), "sum"), strict=True)
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Switches gradient checkpointing on, in the form that frozen inputs do not break."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # transformers 5.17 has no other name for it
+        cast(Any, model).gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def gathered(accelerator: Accelerator, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """These weights of a prepared model, whole, on every process."""
+    state = accelerator.get_state_dict(model)
+    kept = [{name: state[name].cpu() for name in names} if accelerator.is_main_process else None]
+    return cast(dict[str, Tensor], broadcast_object_list(kept)[0])

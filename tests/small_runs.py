@@ -129,6 +129,14 @@ def second_kills_its_worker(spec: RunSpec) -> Outcome:
     return slow(spec)
 
 
+def takes_a_second(spec: RunSpec) -> Outcome:
+    """Logs its seed at the start and at the end of a second, with the process that makes it."""
+    log(f"start:{spec.seed}:{os.getpid()}")
+    time.sleep(1)
+    log(f"end:{spec.seed}:{os.getpid()}")
+    return good(spec)
+
+
 def hangs(spec: RunSpec) -> Outcome:
     """Logs its seed and does not end."""
     log(str(spec.seed))

@@ -18,7 +18,7 @@ LARGEST = 450
 STUDY = (
     *("comparison", "report", "differences", "beyond", "paper", "curves", "curve_report", "tuning", "factors", "locations"),
     *("spread", "paper_sweeps", "tracks", "track_report", "faith_report", "flops", "layouts", "efficiency"),
-    *("claims", "verdicts", "ledger", "guide", "guide_report"),
+    *("claims", "verdicts", "ledger", "guide", "guide_report", "reproduce"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "answers"),
     *("export", "explorer", "dataset_tables"),
 )
@@ -28,25 +28,25 @@ ORDER = (
     *("errors", "entry", "task", "methods.base", "methods.*", "methods"),
     *("models.base", "models.tiny", "models.*", "models", "registry", "spec", "plan"),
     *("files", "leases", "records"),
-    *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate"),
+    *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate", "calc", "planner"),
     *("mini.world", "mini.synonyms", "mini.scenes", "mini.draw", "mini.task", "mini.*"),
     *("real.places", "real.shelf", "real.formats", "real.coco", "real.task", "real.overlap"),
     *("tasks.mini_vqav2", "tasks.mini_flickr30k", "tasks.okvqa", "tasks.*", "tasks"),
     *("vision", "features", "reach", "loading", "qwen_vl"),
-    *("batches", "bottleneck", "attach", "train", "evaluate", "monitor", "contract"),
+    *("batches", "bottleneck", "attach", "checkpoints", "train", "evaluate", "monitor", "contract", "pre_step"),
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "seen", "mini.card", "mini.base"),
-    *("execute", "pictures", "audit", "doctor", "counts"),
+    *("execute", "launch", "cluster", "pictures", "audit", "doctor", "counts"),
     *("study", *(f"study.{name}" for name in STUDY)),
-    *("book", "__main__"),
+    *("book", "forecast", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
 
 PURE = [
     *("errors", "entry", "task", "methods", "models", "counts", "registry", "spec", "plan", "files", "leases", "records"),
-    *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate"),
+    *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate", "calc", "planner"),
     *("real.places", "real.shelf", "real.formats", "real.coco", "real.task", "real.overlap"),
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),
-    *("execute", "audit", "doctor", "pictures", "book", "__main__"),
+    *("execute", "launch", "cluster", "audit", "doctor", "pictures", "book", "forecast", "__main__"),
     *(f"study.{name}" for name in STUDY),
 ]
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets")
@@ -125,7 +125,7 @@ def test_no_module_is_called_for_what_it_helps_with() -> None:
 def test_every_package_is_shipped_with_its_data() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     packages = {".".join(path.parent.relative_to(ROOT).parts) for path in PACKAGE.rglob("__init__.py")}
-    assert packages | {"mmpeft.params", "mmpeft.params.scales"} == set(settings["packages"])
+    assert packages | {"mmpeft.params", "mmpeft.params.scales", "mmpeft.params.accelerate"} == set(settings["packages"])
     assert settings["package-dir"] == {"mmpeft.params": "params"}
     patterns = {name: [re.compile(regex_of(each)) for each in globs] for name, globs in settings["package-data"].items()}
     for path in PACKAGE.rglob("*"):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fixture_records import fill, question
 
+from mmpeft.calc import decoder_parameters
 from mmpeft.errors import MmpeftError
 from mmpeft.plan import load_question
 from mmpeft.records import Store
@@ -126,8 +127,8 @@ def test_every_run_of_the_page_belongs_to_other_questions() -> None:
 
 def test_the_sizes_are_those_of_the_published_models() -> None:
     seven, thirteen = flops.PAPER_SIZES.values()
-    assert flops.decoder_parameters(seven.dims) == 6_738_415_616  # Vicuna-7B
-    assert flops.decoder_parameters(thirteen.dims) == 13_015_864_320  # Vicuna-13B
+    assert decoder_parameters(seven.dims) == 6_738_415_616  # Vicuna-7B
+    assert decoder_parameters(thirteen.dims) == 13_015_864_320  # Vicuna-13B
     shares = {
         name: flops.added(method, seven) / (seven.total + flops.added(method, seven))
         for name, method in flops.PAPER_METHODS.items()

@@ -111,3 +111,26 @@ def test_a_run_that_diverges_becomes_a_failed_record_and_the_sweep_goes_on(tmp_p
 def test_more_examples_than_there_are_is_said(tmp_path: Path) -> None:
     with pytest.raises(MmpeftError, match="num_examples: 100000 asked of mini-vqav2/test"):
         run(spec_of("zero-shot", eval={"num_examples": 100_000}))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_learns_the_same_and_keeps_its_contract(name: str) -> None:
+    """What trains stays in fp32, so that small updates are not rounded away."""
+    half = {"train": {**METHODS[name].get("train", TRAIN), "precision": "bf16"}}
+    record, reference = run(spec_of(name, **half)).record, run(spec_of(name)).record
+    assert record.contract["reload_delta_logits"] == 0.0
+    assert record.contract["frozen_unchanged"]
+    for (_, loss), (_, expected) in zip(record.curve, reference.curve, strict=True):
+        assert loss == pytest.approx(expected, rel=0.02)
+
+
+def test_another_attention_kernel_gives_the_same_curve() -> None:
+    eager = run(spec_of("lora", train={**TRAIN, "attention_implementation": "eager"})).record
+    reference = run(spec_of("lora")).record
+    assert eager.run_id != reference.run_id
+    assert [loss for _, loss in eager.curve] == pytest.approx([loss for _, loss in reference.curve], abs=1e-4)
+
+
+def test_an_attention_kernel_that_is_not_there_is_said() -> None:
+    with pytest.raises(MmpeftError, match=r"train\.attention_implementation: flash_attention_2 does not load"):
+        run(spec_of("lora", train={**TRAIN, "attention_implementation": "flash_attention_2"}))

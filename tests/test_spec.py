@@ -226,3 +226,25 @@ def test_a_number_that_yaml_reads_as_text_is_explained_and_the_advice_works(writ
     advice = str(caught.value).split("write ")[1].split()[0].rstrip(".")
     mended = RunSpec.from_dict(changed(train__learning_rate=yaml.safe_load(advice)))
     assert mended.train.learning_rate == float(written)
+
+
+def test_how_a_run_is_computed_leaves_the_old_ids_alone() -> None:
+    """Ids are of the fields that differ from their defaults; the defaults of these are what was always done."""
+    spec = RunSpec.from_dict(
+        {"model": "toy", "task": "mini-vqav2", "method": {"name": "lora"}, "train": {"num_steps": 3, "learning_rate": 0.1}}
+    )
+    assert spec.canonical()["train"] == {"num_steps": 3, "learning_rate": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("method", "train", "words"),
+    [
+        ("prefix", {"gradient_checkpointing": True}, r"train\.gradient_checkpointing: 'prefix' cannot"),
+        ("lora", {"gradient_accumulation_steps": 3}, r"train\.gradient_accumulation_steps: 3 do not divide a batch of 16"),
+        ("lora", {"attention_implementation": "flash"}, r"attention_implementation.*Did you mean|unknown"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(method: str, train: dict[str, Any], words: str) -> None:
+    fields = {"model": "toy", "task": "mini-vqav2", "method": {"name": method}}
+    with pytest.raises(MmpeftError, match=words):
+        RunSpec.from_dict({**fields, "train": {"num_steps": 3, "learning_rate": 0.1, **train}})

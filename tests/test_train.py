@@ -19,7 +19,7 @@ from mmpeft.models import load
 from mmpeft.spec import TrainSpec
 from mmpeft.task import Example
 from mmpeft.tasks import MINI, TASKS
-from mmpeft.train import Trained, TrainingDiverged, answer_loss, num_steps, rate, shuffled, train
+from mmpeft.train import Trained, TrainingDiverged, answer_loss, num_steps, parts_of, rate, shuffled, train
 
 torch.set_num_threads(1)
 
@@ -181,3 +181,39 @@ def test_the_order_of_examples_leaves_the_callers_generators_alone() -> None:
     next(shuffled(some(4), 2, seed=3))
     assert rng.random() == Random(0).random()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_batch_in_several_passes_is_the_same_step() -> None:
+    """Each answer token weighs the same, although the parts have different numbers of them."""
+    one, weights = trained(spec_of(batch_size=8))
+    several, others = trained(spec_of(batch_size=8, gradient_accumulation_steps=4))
+    assert [loss for _, loss in several.curve] == pytest.approx([loss for _, loss in one.curve], abs=1e-5)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(others[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def saved_bytes(spec: TrainSpec) -> int:
+    """Bytes that autograd keeps in all steps."""
+    kept = 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        trained(spec)
+    return kept
+
+
+def test_activations_computed_again_give_the_same_bits_from_less_memory() -> None:
+    (plain, weights), (again, others) = trained(spec_of()), trained(spec_of(gradient_checkpointing=True))
+    assert plain.curve == again.curve
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    assert saved_bytes(spec_of(gradient_checkpointing=True)) < 0.8 * saved_bytes(spec_of())
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_said() -> None:
+    assert parts_of(some(8), 2) == [some(8)[0::2], some(8)[1::2]]
+    with pytest.raises(MmpeftError, match=r"train\.batch_size: 8 examples cannot be dealt out to 3 processes × passes"):
+        parts_of(some(8), 3)

@@ -88,6 +88,22 @@ class Adapter(Method):
         adapters = {"attention": attention, "mlp": mlp, "both": attention + mlp}[location]
         return dims.num_layers * adapters * 2 * self.bottleneck_size * dims.hidden_size
 
+    def num_matrix_weights(self, dims: Dims, location: Location) -> int:
+        """All of them."""
+        return self.num_trainable(dims, location)
+
+    def saved_bytes(self, dims: Dims, location: Location, half: bool) -> float:
+        """The input of every W_down (in fp32 one copy for adapters that read the same), f's result, and dropout's mask."""
+        attention, mlp = ((4, 2), (3, 2)) if self.placement == "paper_code" else ((1, 1), (1, 1))
+        number, distinct = {
+            "attention": attention,
+            "mlp": mlp,
+            "both": (attention[0] + mlp[0], attention[1] + mlp[1]),
+        }[location]
+        apart = half or self.dropout > 0
+        dropped = number * dims.hidden_size if self.dropout else 0
+        return (2 if half else 4) * ((number if apart else distinct) * dims.hidden_size + number * self.bottleneck_size) + dropped
+
     def identity_at_start(self) -> bool:
         """True for ``init="identity"``: with W_up = 0 the residual connection is all there is."""
         return self.init == "identity"

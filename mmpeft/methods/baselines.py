@@ -60,3 +60,9 @@ class Full(Baseline):
     def num_trainable(self, dims: Dims, location: Location) -> int:
         """V D (twice with a head of its own) + L (Σ in · out + biases + norms) + D."""
         return dims.num_parameters
+
+    def saved_bytes(self, dims: Dims, location: Location, half: bool) -> float:
+        """The input of every linear map, and both norms' results before their weights, which are in fp32."""
+        if not half:
+            return 4 * (dims.distinct_inputs("both") + 2 * dims.hidden_size)
+        return 2 * (sum(i for i, _ in dims.linears("both")) - dims.query_size) + 4 * 2 * dims.hidden_size

@@ -41,3 +41,8 @@ class Ia3(Method):
         """L · (2 · key/value width + intermediate width), or the part of the sum that the location covers."""
         attention, mlp = 2 * dims.key_value_size, dims.intermediate_size
         return dims.num_layers * {"attention": attention, "mlp": mlp, "both": attention + mlp}[location]
+
+    def saved_bytes(self, dims: Dims, location: Location, half: bool) -> float:
+        """What is scaled: keys and values, and the MLP's inner activation, which is kept in fp32."""
+        attention, mlp = (2 if half else 4) * 2 * dims.key_value_size, 4 * dims.intermediate_size
+        return {"attention": attention, "mlp": mlp, "both": attention + mlp}[location]

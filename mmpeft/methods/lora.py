@@ -52,3 +52,15 @@ class Lora(Method):
     def num_trainable(self, dims: Dims, location: Location) -> int:
         """L · r · Σ (in + out) over the layer's linear maps."""
         return dims.num_layers * self.r * sum(i + o for i, o in dims.linears(location))
+
+    def num_matrix_weights(self, dims: Dims, location: Location) -> int:
+        """All of them."""
+        return self.num_trainable(dims, location)
+
+    def saved_bytes(self, dims: Dims, location: Location, half: bool) -> float:
+        """The input of every A (in fp32 one copy for maps that read the same), its output, and dropout's mask."""
+        maps = dims.linears(location)
+        apart = half or self.lora_dropout > 0
+        inputs = sum(i for i, _ in maps) if apart else dims.distinct_inputs(location)
+        dropped = sum(i for i, _ in maps) if self.lora_dropout else 0
+        return (2 if half else 4) * (inputs + self.r * len(maps)) + dropped

@@ -37,6 +37,7 @@ class Prefix(Method):
     size_field: ClassVar[str | None] = "num_virtual_tokens"
     peft_type: ClassVar[str | None] = "PREFIX_TUNING"
     has_location: ClassVar[bool] = False
+    checkpointable: ClassVar[bool] = False
 
     def peft_config(self, entry: ModelEntry, location: Location) -> "PeftConfig":
         """A PrefixTuningConfig; it acts on the decoder's key-value cache, whatever the location."""
@@ -61,6 +62,11 @@ class Prefix(Method):
     def num_stored(self, dims: Dims, location: Location) -> int:
         """2 M L K: the keys and values themselves."""
         return self.num_virtual_tokens * dims.num_layers * 2 * dims.key_value_size
+
+    @property
+    def num_extra_keys(self) -> int:
+        """M."""
+        return self.num_virtual_tokens
 
     def identity_at_start(self) -> bool:
         """False: the prefix starts random and takes part in every attention."""

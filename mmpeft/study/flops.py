@@ -11,53 +11,21 @@ weights, 2 P_f N_t, and 2 P_t N_t of the trained ones. Where something trains in
 The paper does not print its N_t. Each printed number implies one, and if one N_t had made them all, these would agree.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 import pandas as pd
 
-from mmpeft.entry import Dims
+from mmpeft.calc import Sizes, llava
 from mmpeft.methods import METHODS, Method
 from mmpeft.spec import parse
 from mmpeft.study.paper import METHOD_OF
 from mmpeft.study.report import Prose, Table, listed, percent, to_html
 
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large a whole model is.
-
-    Attributes:
-        dims: Of its decoder.
-        vision_encoder: Parameters.
-        connector: Parameters.
-    """
-
-    dims: Dims
-    vision_encoder: int
-    connector: int
-
-    @property
-    def total(self) -> int:
-        """All parameters: decoder, vision encoder, connector."""
-        return decoder_parameters(self.dims) + self.vision_encoder + self.connector
-
-
-def decoder_parameters(dims: Dims) -> int:
-    """Parameters of a Llama decoder: embeddings, output head, L layers of attention, gated MLP and two norms, a last norm."""
-    layer = sum(i * o for i, o in dims.linears("both")) + 2 * dims.hidden_size
-    embeddings = dims.vocab_size * dims.hidden_size * (1 if dims.tied_embeddings else 2)
-    return embeddings + dims.num_layers * layer + dims.hidden_size
-
-
-def _llava(width: int, inner: int, layers: int, heads: int) -> Sizes:
-    """A LLaVA-1.5: Vicuna behind CLIP ViT-L/14 at 336 pixels (1,024 wide) and a two-layer connector."""
-    connector = (1024 + 1) * width + (width + 1) * width
-    return Sizes(Dims(width, inner, layers, heads, heads, width // heads, 32_000), 303_507_456, connector)
-
-
-PAPER_SIZES = {"LLaVA-1.5-7B": _llava(4096, 11_008, 32, 32), "LLaVA-1.5-13B": _llava(5120, 13_824, 40, 40)}
+PAPER_SIZES = {
+    "LLaVA-1.5-7B": llava(4096, 11_008, 32, 32, vocab_size=32_000),
+    "LLaVA-1.5-13B": llava(5120, 13_824, 40, 40, vocab_size=32_000),
+}
 """The sizes of the paper's models, from their published configurations."""
 
 PAPER_METHODS: dict[str, Method] = {

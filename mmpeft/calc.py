@@ -1,0 +1,287 @@
+"""What a run needs, by arithmetic: parameters, memory, operations; nothing is loaded, so 13B costs no more than a toy.
+
+    peak memory = weights + gradients + AdamW's two moments + activations kept for the backward pass + one layer's work
+
+Frozen weights count 2 bytes under bf16 and 4 under fp32; what trains is kept in fp32 (and, under bf16, once more as the copy
+that the forward pass uses). `benchmarks/calculator.py` measures kept bytes and operations on models that fit a CPU;
+`measured_error` is what it found. Letters: B examples of a pass, T tokens of a sequence, N image tokens, A answer tokens,
+D hidden width, H query width, K key/value width, F intermediate width, V vocabulary, L layers, M virtual tokens.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import pandas as pd
+
+from mmpeft.entry import Dims, Location
+from mmpeft.errors import MmpeftError, unknown
+from mmpeft.methods import Method
+from mmpeft.registry import packaged_dims
+from mmpeft.spec import RunSpec
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large a whole model is.
+
+    Attributes:
+        dims: Of its decoder.
+        vision_encoder: Parameters.
+        connector: Parameters.
+        vision_width: Width of what the connector reads.
+        num_image_tokens: N.
+    """
+
+    dims: Dims
+    vision_encoder: int
+    connector: int
+    vision_width: int = 1024
+    num_image_tokens: int = 576
+
+    @property
+    def total(self) -> int:
+        """All parameters: decoder, vision encoder, connector."""
+        return decoder_parameters(self.dims) + self.vision_encoder + self.connector
+
+
+def decoder_parameters(dims: Dims) -> int:
+    """Parameters of a Llama decoder: embeddings, output head, L layers of attention, gated MLP and two norms, a last norm."""
+    layer = sum(i * o for i, o in dims.linears("both")) + 2 * dims.hidden_size
+    embeddings = dims.vocab_size * dims.hidden_size * (1 if dims.tied_embeddings else 2)
+    return embeddings + dims.num_layers * layer + dims.hidden_size
+
+
+def llava(width: int, inner: int, layers: int, heads: int, vocab_size: int = 32_064) -> Sizes:
+    """A LLaVA-1.5: Vicuna behind CLIP ViT-L/14 at 336 pixels (1,024 wide) and a two-layer connector."""
+    connector = (1024 + 1) * width + (width + 1) * width
+    return Sizes(Dims(width, inner, layers, heads, heads, width // heads, vocab_size), 303_507_456, connector)
+
+
+SIZES = {"llava-1.5-7b": llava(4096, 11_008, 32, 32), "llava-1.5-13b": llava(5120, 13_824, 40, 40)}
+"""Models too large to look into, from their published configurations (the vocabulary with transformers' added rows)."""
+
+
+def sizes_of(model: str) -> Sizes:
+    """The sizes of a model of the study.
+
+    Raises:
+        MmpeftError: Nothing is written down for it.
+    """
+    if model in SIZES:
+        return SIZES[model]
+    dims = packaged_dims(model)
+    if dims is None:
+        raise unknown("model with known sizes", model, SIZES)
+    connector = (320 + 1) * dims.hidden_size + (dims.hidden_size + 1) * dims.hidden_size
+    return Sizes(dims, 3_412_120, connector, 320, 16)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sequences of a run.
+
+    Attributes:
+        num_tokens: T, image tokens included.
+        num_answer_tokens: A, from the last prompt token on: what goes through the output head.
+    """
+
+    num_tokens: int
+    num_answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One configuration: a model, what trains in it, and how.
+
+    Attributes:
+        sizes: The model's.
+        method: What is put on it.
+        location: Where.
+        connector_tuned: Whether the connector trains.
+        half: Whether the forward pass is in bf16.
+        checkpointing: Whether activations are computed again.
+    """
+
+    sizes: Sizes
+    method: Method
+    location: Location = "both"
+    connector_tuned: bool = False
+    half: bool = True
+    checkpointing: bool = False
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> "Setup":
+        """The configuration of a run."""
+        train = spec.train
+        half, again = train.precision == "bf16", train.gradient_checkpointing
+        return cls(sizes_of(spec.model), spec.method, spec.location, spec.connector.tuned, half, again)
+
+    @property
+    def trained(self) -> int:
+        """Parameters that train."""
+        tuned = self.sizes.connector * (self.connector_tuned or self.method.tunes_connector)
+        return self.method.num_trainable(self.sizes.dims, self.location) + tuned
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the decoder's own weights train."""
+        return self.trained >= decoder_parameters(self.sizes.dims)
+
+    @property
+    def frozen(self) -> int:
+        """Parameters of the base that stay as they are."""
+        tuned = self.sizes.connector * (self.connector_tuned or self.method.tunes_connector)
+        return self.sizes.total - tuned - decoder_parameters(self.sizes.dims) * self.in_place
+
+
+def kept_bytes(setup: Setup, batch_size: int, shape: Shape) -> float:
+    """Bytes that the forward pass of B examples leaves for the backward pass, parameters themselves apart.
+
+    A frozen Llama layer keeps of each token 8 D (the inputs of two norms, in fp32), 2 H + 2 K (queries, keys, values and the
+    attention's result), 3 F (gate, its activation, up), the row of the attention mask, and a few numbers a head.
+    """
+    if not setup.trained:
+        return 0.0
+    dims, b = setup.sizes.dims, 2 if setup.half else 4
+    tokens = batch_size * shape.num_tokens
+    norms = 8 * dims.hidden_size + 8 + 4 * dims.num_attention_heads
+    attention = b * (2 * dims.query_size + 2 * dims.key_value_size) * (1 + _share_of_prefix(setup, shape))
+    mask = b * (shape.num_tokens + setup.method.num_extra_keys)
+    layer = norms + attention + mask + b * 3 * dims.intermediate_size
+    layer += setup.method.saved_bytes(dims, setup.location, setup.half)
+    weight_copies = 2 * setup.trained if setup.half else 0
+    head_copy = 2 * dims.vocab_size * dims.hidden_size if setup.half and setup.in_place else 0
+    if not setup.checkpointing:
+        return tokens * dims.num_layers * layer + _around_the_layers(setup, batch_size, shape) + weight_copies
+    boundary = (4 if setup.in_place else b) * dims.hidden_size
+    return tokens * dims.num_layers * boundary + _around_the_layers(setup, batch_size, shape) + head_copy
+
+
+def _share_of_prefix(setup: Setup, shape: Shape) -> float:
+    """How much the virtual tokens add to a layer's keys and values, as a share of all that attention keeps."""
+    dims = setup.sizes.dims
+    keys = 2 * dims.key_value_size / (2 * dims.query_size + 2 * dims.key_value_size)
+    return keys * setup.method.num_extra_keys / shape.num_tokens
+
+
+def _around_the_layers(setup: Setup, batch_size: int, shape: Shape) -> float:
+    """Bytes kept by the last norm (twice where its weight trains), the loss, the connector."""
+    dims, b = setup.sizes.dims, 2 if setup.half else 4
+    last_norm = batch_size * shape.num_tokens * 4 * (dims.hidden_size + 1) * (2 if setup.in_place else 1)
+    loss = batch_size * shape.num_answer_tokens * 4 * dims.vocab_size
+    tuned = setup.connector_tuned or setup.method.tunes_connector
+    connector = batch_size * setup.sizes.num_image_tokens * b * (setup.sizes.vision_width + 2 * dims.hidden_size) if tuned else 0
+    return last_norm + loss + connector
+
+
+def forward_flops(setup: Setup, batch_size: int, shape: Shape) -> float:
+    """Floating-point operations of a forward pass over B examples: 2 in · out a token and linear map, 4 T H a token and layer.
+
+    The attention's mask saves nothing, and the output head sees the answers' positions alone.
+    """
+    dims, tokens = setup.sizes.dims, batch_size * shape.num_tokens
+    own = 2 * setup.method.num_matrix_weights(dims, setup.location) * tokens
+    connector = 2 * setup.sizes.connector * batch_size * setup.sizes.num_image_tokens
+    return _linear(setup, tokens) + _attention(setup, tokens, shape) + _head(setup, batch_size, shape) + own + connector
+
+
+def step_flops(setup: Setup, batch_size: int, shape: Shape) -> float:
+    """Floating-point operations of a forward and a backward pass over B examples.
+
+    The backward pass costs a linear map as much as the forward pass for the gradient that goes through it, and once more
+    where its weight trains; attention costs 2.5 times as much, since the scores are computed again.
+    """
+    dims, tokens = setup.sizes.dims, batch_size * shape.num_tokens
+    own = 2 * setup.method.num_matrix_weights(dims, setup.location) * tokens
+    layers = _linear(setup, tokens) + _attention(setup, tokens, shape) + own
+    weights = own + setup.in_place * (_linear(setup, tokens) + _head(setup, batch_size, shape))
+    backward = _linear(setup, tokens) + 2.5 * _attention(setup, tokens, shape) + own + _head(setup, batch_size, shape) + weights
+    if setup.connector_tuned or setup.method.tunes_connector:  # nothing needs the gradient of what its first map reads
+        backward += 2 * setup.sizes.connector * batch_size * setup.sizes.num_image_tokens * 1.5
+    return forward_flops(setup, batch_size, shape) + setup.checkpointing * layers + backward
+
+
+def _linear(setup: Setup, tokens: int) -> float:
+    dims = setup.sizes.dims
+    return 2.0 * sum(i * o for i, o in dims.linears("both")) * dims.num_layers * tokens
+
+
+def _attention(setup: Setup, tokens: int, shape: Shape) -> float:
+    dims = setup.sizes.dims
+    return 4.0 * (shape.num_tokens + setup.method.num_extra_keys) * dims.query_size * dims.num_layers * tokens
+
+
+def _head(setup: Setup, batch_size: int, shape: Shape) -> float:
+    dims = setup.sizes.dims
+    return 2.0 * dims.hidden_size * dims.vocab_size * batch_size * shape.num_answer_tokens
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a training step on one device, by what they are for."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    working: float
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.weights + self.gradients + self.optimizer + self.activations + self.working
+
+
+def step_memory(setup: Setup, batch_size: int, shape: Shape) -> Memory:
+    """Where the memory of a training step goes, for B examples on one device.
+
+    The working part is what is alive for a moment: the loss's logits and their gradients, or, if larger, one layer's
+    backward pass, which under checkpointing keeps the layer once more.
+    """
+    dims, b = setup.sizes.dims, 2 if setup.half else 4
+    logits = batch_size * shape.num_answer_tokens * dims.vocab_size * (4 + 4 + b)
+    layer: float = batch_size * shape.num_tokens * b * 4 * dims.intermediate_size
+    if setup.checkpointing:
+        plain = Setup(setup.sizes, setup.method, setup.location, setup.connector_tuned, setup.half)
+        all_layers = kept_bytes(plain, batch_size, shape) - _around_the_layers(setup, batch_size, shape)
+        layer += all_layers / dims.num_layers
+    return Memory(
+        weights=setup.frozen * b + setup.trained * 4,
+        gradients=setup.trained * 4,
+        optimizer=setup.trained * 8,
+        activations=kept_bytes(setup, batch_size, shape),
+        working=max(logits, layer),
+    )
+
+
+@cache
+def measurements() -> pd.DataFrame:
+    """What `benchmarks/calculator.py` measured: one row a configuration, beside what was computed for it."""
+    path = files("mmpeft") / "data" / "calculator.csv"
+    if not path.is_file():
+        raise MmpeftError("calculator: not measured; make data/calculator.csv with benchmarks/calculator.py.")
+    with path.open(encoding="utf-8") as file:
+        return pd.read_csv(file)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far the calculator was from what was measured: shares of the measured value."""
+
+    num_setups: int
+    memory_median: float
+    memory_worst: float
+    flops_median: float
+    flops_worst: float
+
+
+@cache
+def measured_error() -> Errors:
+    """The errors over all measured configurations."""
+    found = measurements()
+    memory = (found["computed_bytes"] / found["measured_bytes"] - 1).abs()
+    flops = (found["computed_flops"] / found["measured_flops"] - 1).abs()
+    return Errors(len(found), *(float(each) for column in (memory, flops) for each in (column.median(), column.max())))

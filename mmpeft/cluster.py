@@ -1,0 +1,129 @@
+"""The missing runs on a Ray cluster: one task a run, wherever its share of cores and GPUs is free.
+
+The store lies on a folder that every machine sees, and each run is leased there as everywhere else. So a machine that is lost
+in the middle costs its runs in flight: they are made again elsewhere as soon as their leases have died. Whoever calls may stop
+and call again, from any machine of the cluster.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from mmpeft.errors import MmpeftError
+from mmpeft.execute import Report, RunFunction, give_up, imported, take
+from mmpeft.plan import Planned
+from mmpeft.records import Store
+
+POLL_SECONDS = 1.0
+DEATHS_ALLOWED = 2
+"""How many times the worker of a run may die while its machine lives on, before the run counts as failed."""
+
+CARRIED = ("MMPEFT_CACHE", "PYTHONPATH", "HF_HOME", "HF_TOKEN")
+"""Environment variables that the tasks get from whoever calls."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """An engine: the machines of a Ray cluster.
+
+    Attributes:
+        address: Of the cluster; "auto" finds the one this machine belongs to, "local" starts one of this machine alone.
+        num_gpus: GPUs of one run; a fraction puts several runs on one.
+        num_cpus: Cores of one run.
+    """
+
+    address: str = "auto"
+    num_gpus: float = 0.0
+    num_cpus: float = 1.0
+
+    def __call__(self, planned: Sequence[Planned], store: Store, run: RunFunction | str, report: Report) -> None:
+        """Return when every planned run has a record.
+
+        Raises:
+            MmpeftError: Ray is not installed, the cluster is not there, or has no machine on which a run fits.
+        """
+        ray = _ray()
+        try:
+            variables = {name: os.environ[name] for name in CARRIED if name in os.environ}
+            ray.init(address=self.address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="error")
+        except (ConnectionError, RuntimeError) as error:
+            raise MmpeftError(f"--address {self.address}: no Ray cluster there ({error}); start one: ray start --head.") from None
+        try:
+            self._check_room(ray.nodes())
+            task = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=0)(_make)
+            _Sweep(ray, planned, store, partial(task.remote, folder=str(store.path.resolve()), run=run), report).finish()
+        finally:
+            ray.shutdown()
+
+    def _check_room(self, machines: list[dict[str, Any]]) -> None:
+        alive = [machine["Resources"] for machine in machines if machine["Alive"]]
+        if not any(each.get("GPU", 0) >= self.num_gpus and each.get("CPU", 0) >= self.num_cpus for each in alive):
+            raise MmpeftError(
+                f"no machine of the cluster has {self.num_gpus:g} GPUs and {self.num_cpus:g} cores for a run; "
+                "ask for less: --gpus-per-run, --cores-per-run."
+            )
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise MmpeftError("--engine ray: Ray is not installed; pip install 'mmpeft[ray]' on every machine.") from None
+    return ray
+
+
+def _make(one: Planned, *, folder: str, run: RunFunction | str) -> None:
+    """A task: make the run, unless somebody did or does."""
+    take(one, Store(folder), imported(run))
+
+
+class _Sweep:
+    """The runs of one call: each is given to a task while it has no record and nobody's lease."""
+
+    def __init__(self, ray: Any, planned: Sequence[Planned], store: Store, start: Any, report: Report) -> None:
+        self.ray = ray
+        self.waiting = {one.run_id: one for one in planned}
+        self.store = store
+        self.start = start
+        self.report = report
+        self.tasks: dict[Any, str] = {}
+        self.deaths: Counter[str] = Counter()
+
+    def finish(self) -> None:
+        """Return when every run has a record."""
+        self._submit()
+        while self.waiting:
+            if self.tasks:
+                ended, _ = self.ray.wait(list(self.tasks), timeout=POLL_SECONDS)
+                for task in ended:
+                    self._see_to(task, self.tasks.pop(task))
+            else:
+                time.sleep(POLL_SECONDS)
+            for run_id in [run_id for run_id in self.waiting if self.store.has(run_id)]:
+                del self.waiting[run_id]
+                self.report(run_id)
+            self._submit()
+
+    def _submit(self) -> None:
+        for run_id, one in self.waiting.items():
+            if run_id not in self.tasks.values() and not self.store.held(run_id):
+                self.tasks[self.start(one)] = run_id
+
+    def _see_to(self, task: Any, run_id: str) -> None:
+        """Look at a task that ended: a lost machine is nobody's fault, a worker that died alone may be its run's."""
+        errors = self.ray.exceptions
+        try:
+            self.ray.get(task)
+        except (errors.WorkerCrashedError, errors.OutOfMemoryError) as death:
+            self.deaths[run_id] += 1
+            if self.deaths[run_id] > DEATHS_ALLOWED:
+                how = "ran out of memory" if isinstance(death, errors.OutOfMemoryError) else "died"
+                give_up(self.waiting[run_id], self.store, f"the worker process {how} in each of {self.deaths[run_id]} attempts")
+        except (errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError):
+            pass  # the run is given to another machine once the lease has died
+        except errors.RayError as failure:
+            raise MmpeftError(f"a task failed outside any run: {str(failure).strip().splitlines()[-1]}") from None

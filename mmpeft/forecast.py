@@ -1,0 +1,85 @@
+"""The commands ``plan`` and ``calc``: what runs would cost, and what one configuration needs, before anything is made."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mmpeft.errors import MmpeftError
+
+out = Console(highlight=False)
+
+GpuName = Annotated[str, typer.Option(help="h100, h200, a100-80, a100-40, l40s or rtx-4090.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def plan(
+    question: Annotated[str | None, typer.Argument(metavar="QUESTION", help="A question of params/, or a YAML file.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every question of params/.")] = False,
+    scale: Annotated[str, typer.Option(help="A file of params/scales.")] = "paper",
+    gpu: GpuName = "h100",
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that share one run, each with the whole model.")] = 1,
+    used_share: Annotated[float, typer.Option(min=0.01, max=1, help="Share of the GPU's peak that training reaches.")] = 0.35,
+    as_json: AsJson = False,
+) -> None:
+    """What runs would cost before they are made: GPU-hours, memory, disk, and whether they fit."""
+    from mmpeft.plan import load_question, questions
+    from mmpeft.planner import assumptions, budget, total
+
+    if every == (question is not None):
+        raise MmpeftError(f"plan: name one question, or --all for all of them ({', '.join(questions())}).")
+    budgets = [budget(load_question(name, scale), gpu, gpus, used_share) for name in ([question] if question else questions())]
+    said = assumptions(gpu, used_share)
+    if as_json:
+        _print_json({"budgets": [each.to_dict() for each in budgets], "total": total(budgets), "assumptions": said})
+        return
+    rows = budgets[0].rows if question else [each.to_dict() for each in budgets]
+    table = Table(question or "question", "runs", "GPU-hours", "peak GiB", "fits", box=None, pad_edge=False)
+    for row in [*rows, {**total(budgets), "label": "all", "question": "all"}]:
+        name = f"{row['label']}, {row['size']}" if row.get("size") else row["label" if question else "question"]
+        size = (f"{row['num_runs']:,}", f"{row['gpu_hours']:,.1f}", f"{row['peak_bytes'] / 2**30:.1f}")
+        table.add_row(name, *size, "yes" if row["fits"] else "[red]no[/]")
+    out.print(table)
+    whole = total(budgets)
+    out.print(f"about ${whole['dollars']:,.0f}, {whole['disk_bytes'] / 1e9:.1f} GB of records and predictions")
+    out.print(said, style="dim", soft_wrap=True)
+
+
+def calc(
+    model: Annotated[str, typer.Option(help="The model.")] = "llava-1.5-7b",
+    method: Annotated[str, typer.Option(help="The method.")] = "lora",
+    size: Annotated[int | None, typer.Option(min=1, help="Its rank, bottleneck or number of virtual tokens.")] = None,
+    location: Annotated[str, typer.Option(help="attention, mlp or both.")] = "both",
+    connector: Annotated[str, typer.Option(help="frozen or tuned.")] = "frozen",
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples of one pass on one device.")] = 8,
+    text_tokens: Annotated[int, typer.Option(min=1, help="Tokens of prompt and answer, without the picture's.")] = 64,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Of these the answer's.")] = 4,
+    precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Compute activations again.")] = False,
+    gpu: GpuName = "h100",
+    as_json: AsJson = False,
+) -> None:
+    """What one configuration needs: trained parameters, memory of a step by part, operations, whether it fits a GPU."""
+    from mmpeft.planner import assumptions, one_setup
+
+    found = one_setup(
+        {"model": model, "method": method, "size": size, "location": location, "connector": connector},
+        {"precision": precision, "gradient_checkpointing": checkpointing},
+        (batch_size, text_tokens, answer_tokens),
+        gpu,
+    )
+    if as_json:
+        _print_json({**found, "assumptions": assumptions(gpu)})
+        return
+    table = Table("", "", box=None, pad_edge=False, show_header=False)
+    for name, value in found.items():
+        shown = f"{value / 2**30:,.2f} GiB" if name.endswith("_bytes") else f"{value:,}" if isinstance(value, int) else str(value)
+        table.add_row(name.removesuffix("_bytes").replace("_", " "), shown)
+    out.print(table)
+    out.print(assumptions(gpu), style="dim", soft_wrap=True)
+
+
+def _print_json(content: Any) -> None:
+    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))

@@ -1,0 +1,107 @@
+"""What a reproduction at full size would need, for the book: tables and sentences from the planner."""
+
+import pandas as pd
+
+from mmpeft.calc import GIB, measurements
+from mmpeft.plan import load_question, questions
+from mmpeft.planner import GPUS, USED_SHARE, assumptions, budget, total
+from mmpeft.study.report import Prose, Table, percent, to_html
+
+
+def study_table(scale: str, gpu: str, num_gpus: int = 1) -> Table:
+    """Every question with its runs, GPU-hours, rent and largest peak memory.
+
+    Args:
+        scale: A file of ``params/scales``.
+        gpu: On which GPU.
+        num_gpus: That share one run, each with the whole model.
+    """
+    budgets = [budget(load_question(name, scale), gpu, num_gpus) for name in questions()]
+    rows = [{"question": each.question, **_sums(each.to_dict())} for each in budgets]
+    rows.append({"question": "all", **_sums(total(budgets))})
+    return _table(rows)
+
+
+def gpu_table(question: str, scale: str) -> Table:
+    """One question on each GPU whose sheet is known."""
+    rows = []
+    for gpu in GPUS:
+        found = budget(load_question(question, scale), gpu)
+        rows.append({"GPU": gpu, **_sums(found.to_dict()), "passes": max(row["passes"] for row in found.rows)})
+    return _table(rows)
+
+
+def method_table(question: str, scale: str, gpu: str) -> Table:
+    """The rows of one question: what trains, the largest pass that fits, hours a run."""
+    shown = [
+        {
+            "row": row["label"],
+            "trained parameters": f"{row['trained']:,}",
+            "passes a step": row["passes"],
+            "peak (GiB)": f"{row['peak_bytes'] / GIB:.1f}",
+            "longest run (hours)": f"{row['hours_a_run']:.1f}",
+            "fits": "yes" if row["fits"] else "no",
+        }
+        for row in budget(load_question(question, scale), gpu).rows
+    ]
+    return Table(pd.DataFrame(shown), to_html(pd.DataFrame(shown), index=False))
+
+
+def error_table() -> Table:
+    """How far the calculator was from what was measured, by method: median and worst, of kept bytes and operations."""
+    found = measurements()
+    off = pd.DataFrame(
+        {
+            "method": found["method"],
+            "bytes": (found["computed_bytes"] / found["measured_bytes"] - 1).abs(),
+            "operations": (found["computed_flops"] / found["measured_flops"] - 1).abs(),
+        }
+    )
+    frame = off.groupby("method").agg(["size", "median", "max"]).reset_index()
+    shown = pd.DataFrame(
+        {
+            "method": frame["method"],
+            "configurations": frame[("bytes", "size")],
+            "kept bytes, median (%)": [percent(value) for value in frame[("bytes", "median")]],
+            "worst (%)": [percent(value) for value in frame[("bytes", "max")]],
+            "operations, median (%)": [percent(value) for value in frame[("operations", "median")]],
+            "worst (%) ": [percent(value) for value in frame[("operations", "max")]],
+        }
+    )
+    return Table(frame, to_html(shown, index=False))
+
+
+def in_brief(scale: str, gpu: str) -> Prose:
+    """What all questions need at a scale, in a sentence."""
+    whole = total([budget(load_question(name, scale), gpu) for name in questions()])
+    return Prose(
+        f"{whole['num_runs']:,} runs, {whole['gpu_hours']:,.0f} hours of one {gpu}, about {whole['dollars']:,.0f} dollars of "
+        f"rent and {whole['disk_bytes'] / 1e9:.1f} GB of records; runs that questions share are counted in each."
+    )
+
+
+def stands_on(gpu: str) -> Prose:
+    """What was assumed and how far the calculator was off."""
+    return Prose(assumptions(gpu, USED_SHARE))
+
+
+def _sums(found: dict[str, object]) -> dict[str, object]:
+    return {name: found[name] for name in ("num_runs", "gpu_hours", "dollars", "peak_bytes", "fits")}
+
+
+def _table(rows: list[dict[str, object]]) -> Table:
+    frame = pd.DataFrame(rows)
+    first = frame.columns[0]
+    shown = pd.DataFrame(
+        {
+            first: frame[first],
+            "runs": [f"{value:,}" for value in frame["num_runs"]],
+            "GPU-hours": [f"{value:,.0f}" for value in frame["gpu_hours"]],
+            "rent (dollars)": [f"{value:,.0f}" for value in frame["dollars"]],
+            "peak (GiB)": [f"{value / GIB:.1f}" for value in frame["peak_bytes"]],
+            "fits": ["yes" if value else "no" for value in frame["fits"]],
+        }
+    )
+    if "passes" in frame:
+        shown["passes a step"] = frame["passes"]
+    return Table(frame, to_html(shown, index=False))

@@ -1,0 +1,142 @@
+"""The calculator counts what is there: parameters exactly, bytes and operations as measured."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from mmpeft.__main__ import app
+from mmpeft.calc import SIZES, Setup, Shape, kept_bytes, measured_error, measurements, step_flops, step_memory
+from mmpeft.errors import MmpeftError
+from mmpeft.methods import METHODS
+from mmpeft.plan import load_question, questions
+from mmpeft.planner import GPUS, HEADROOM_RATIO, budget, estimate, gpu_of, one_setup, total
+from mmpeft.spec import RunSpec, parse
+
+SEVEN = SIZES["llava-1.5-7b"]
+SHAPE = Shape(num_tokens=640, num_answer_tokens=5)
+
+
+def setup_of(name: str, **changes: object) -> Setup:
+    fields = {"lora": {"r": 128, "lora_alpha": 256}, "adapter": {"bottleneck_size": 256}}.get(name, {})
+    location = "mlp" if name == "adapter" else "both"
+    return Setup(SEVEN, parse(METHODS[name], fields), **{"location": location, **changes})  # type: ignore[arg-type]
+
+
+def test_the_models_are_as_large_as_the_real_ones() -> None:
+    """Counted from the published configurations on the meta device."""
+    assert SEVEN.total == 7_063_427_072
+    assert SIZES["llava-1.5-13b"].total == 13_351_494_656
+    assert (SEVEN.connector, SIZES["llava-1.5-13b"].connector) == (20_979_712, 31_467_520)
+
+
+@pytest.mark.parametrize(
+    ("name", "trained"), [("lora", 319_815_680), ("ia3", 614_400), ("adapter", 201_326_592), ("prefix", 5_242_880)]
+)
+def test_what_trains_is_what_the_methods_formula_says(name: str, trained: int) -> None:
+    assert setup_of(name).trained == trained
+    assert setup_of(name, connector_tuned=True).trained == trained + SEVEN.connector
+    assert setup_of(name).frozen == SEVEN.total
+    assert setup_of(name, connector_tuned=True).frozen == SEVEN.total - SEVEN.connector
+
+
+def test_full_fine_tuning_leaves_only_connector_and_vision_encoder_frozen() -> None:
+    assert setup_of("full").frozen == SEVEN.connector + SEVEN.vision_encoder
+    memory = step_memory(setup_of("full"), 1, SHAPE)
+    assert memory.weights + memory.gradients + memory.optimizer == pytest.approx(16 * setup_of("full").trained, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["lora", "ia3", "adapter", "full", "prefix"])
+def test_memory_and_operations_grow_with_the_batch_and_shrink_as_they_should(name: str) -> None:
+    one, two = (step_memory(setup_of(name), size, SHAPE) for size in (1, 2))
+    assert one.weights == two.weights
+    assert two.activations > 1.4 * one.activations
+    assert step_flops(setup_of(name), 2, SHAPE) == 2 * step_flops(setup_of(name), 1, SHAPE)
+    assert kept_bytes(setup_of(name, checkpointing=True), 8, SHAPE) < 0.2 * kept_bytes(setup_of(name), 8, SHAPE)
+    assert step_flops(setup_of(name, checkpointing=True), 1, SHAPE) > 1.2 * step_flops(setup_of(name), 1, SHAPE)
+    assert step_memory(setup_of(name, half=False), 1, SHAPE).total > step_memory(setup_of(name), 1, SHAPE).total
+
+
+def test_operations_follow_the_rule_of_four_a_frozen_and_six_a_trained_weight() -> None:
+    """The linear maps of 7B, attention left small: about 4 P T for LoRA and 6 P T for full fine-tuning."""
+    linear = SEVEN.total - SEVEN.vision_encoder - 2 * 32_064 * 4096
+    short = Shape(num_tokens=600, num_answer_tokens=1)
+    assert step_flops(setup_of("ia3"), 1, short) == pytest.approx(4 * linear * 600, rel=0.06)
+    assert step_flops(setup_of("full"), 1, short) == pytest.approx(6 * linear * 600, rel=0.06)
+
+
+def test_the_measured_error_is_that_of_the_committed_rows_and_small() -> None:
+    found, error = measurements(), measured_error()
+    assert error.num_setups == len(found) > 100
+    assert set(found["method"]) == set(METHODS) - {"zero-shot"}
+    assert set(found["model"]) == {"tiny", "medium", "grouped"}
+    assert error.memory_median < 0.05 and error.memory_worst < 0.25
+    assert error.flops_median < 0.05 and error.flops_worst < 0.25
+
+
+def test_the_planner_takes_the_fewest_passes_that_fit() -> None:
+    spec = next(spec for spec in load_question("method", "paper").specs() if spec.method.name == "lora")
+    big, small = gpu_of("h200"), gpu_of("l40s")
+    roomy, tight = estimate(spec, big), estimate(spec, small)
+    assert roomy.fits and tight.fits
+    assert roomy.batch_size * roomy.passes == tight.batch_size * tight.passes == 128
+    assert roomy.batch_size > tight.batch_size
+    assert roomy.peak_bytes <= big.memory_bytes * HEADROOM_RATIO
+    assert tight.peak_bytes <= small.memory_bytes * HEADROOM_RATIO
+    with pytest.raises(MmpeftError, match="a batch of 128 examples cannot be dealt out to 3"):
+        estimate(spec, big, num_gpus=3)
+
+
+def test_full_fine_tuning_at_7b_does_not_fit_one_gpu_and_the_methods_do() -> None:
+    found = budget(load_question("method", "paper"), "h100")
+    fits = {row["label"]: row["fits"] for row in found.rows}
+    assert not fits["Full fine-tuning, frozen"]
+    assert all(fit for label, fit in fits.items() if not label.startswith("Full"))
+    assert found.num_runs == len(load_question("method", "paper").specs())
+    assert found.gpu_hours == pytest.approx(sum(row["gpu_hours"] for row in found.rows))
+
+
+@pytest.mark.parametrize("scale", ["tiny", "paper", "paper-tuned"])
+def test_every_question_can_be_planned(scale: str) -> None:
+    budgets = [budget(load_question(name, scale), "a100-80") for name in questions()]
+    assert all(each.gpu_hours > 0 and each.peak_bytes > 0 for each in budgets)
+    assert total(budgets)["num_runs"] == sum(len(load_question(name, scale).specs()) for name in questions())
+
+
+def test_a_longer_training_costs_what_it_is_longer() -> None:
+    spec = next(spec for spec in load_question("method", "paper").specs() if spec.method.name == "ia3")
+    fields = spec.model_dump()
+    longer = RunSpec.from_dict({**fields, "train": {**fields["train"], "num_epochs": 6.0}})
+    assert estimate(longer, GPUS["h100"]).num_steps == pytest.approx(2 * estimate(spec, GPUS["h100"]).num_steps, abs=1)
+
+
+def test_the_commands_print_tables_json_and_the_error() -> None:
+    said = CliRunner().invoke(app, ["plan", "method", "--json"])
+    assert said.exit_code == 0, said.output
+    content = json.loads(said.stdout)
+    assert content["total"]["num_runs"] == len(load_question("method", "paper").specs())
+    assert "Error of the calculator on" in content["assumptions"]
+    table = CliRunner().invoke(app, ["plan", "--all", "--scale", "paper-tuned"])
+    assert table.exit_code == 0, table.output
+    assert all(name in table.output for name in questions())
+    one = CliRunner().invoke(app, ["calc", "--method", "lora", "--size", "128", "--json"])
+    assert one.exit_code == 0, one.output
+    assert json.loads(one.stdout)["trained_parameters"] == 319_815_680
+    assert "trained parameters" in CliRunner().invoke(app, ["calc", "--method", "prefix"]).output
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ({"method": "lorra"}, "unknown method 'lorra'"),
+        ({"method": "ia3", "size": 4}, "'ia3' has one size"),
+        ({"connector": "free"}, "unknown connector 'free'"),
+        ({"model": "llava-7b"}, "unknown model with known sizes 'llava-7b'"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(what: dict[str, object], words: str) -> None:
+    given = {"model": "llava-1.5-7b", "method": "lora", "size": None, "location": "both", "connector": "frozen"}
+    with pytest.raises(MmpeftError, match=words):
+        one_setup({**given, **what}, {"precision": "bf16"}, (8, 64, 4), "h100")
+    with pytest.raises(MmpeftError, match="unknown gpu 'h1000'"):
+        gpu_of("h1000")

@@ -1,0 +1,113 @@
+"""Ray: each run once, whichever machine dies and whoever stops asking.
+
+Several nodes on one machine stand for a cluster; all of it is shut down at the end.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import logged, make_plan, wait_for
+
+from mmpeft.cluster import Cluster
+from mmpeft.errors import MmpeftError
+from mmpeft.execute import Summary, run_missing
+from mmpeft.records import Store
+
+pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
+
+HERE = Path(__file__).resolve().parent
+DRIVER = """
+import sys
+import small_runs
+from mmpeft.cluster import Cluster
+from mmpeft.execute import run_missing
+from mmpeft.records import Store
+
+folder, address, num_runs = sys.argv[1:]
+print(run_missing(small_runs.make_plan(int(num_runs)), Store(folder), progress=False, run="small_runs.takes_a_second",
+                  engine=Cluster(address)))
+"""
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A head without room for runs, and two machines for two runs each."""
+    from ray.cluster_utils import Cluster as Nodes
+
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MMPEFT_TEST_LOG", str(tmp_path_factory.mktemp("ray") / "log"))
+    patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), str(HERE.parent)]))
+    patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    head = {"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
+    nodes = Nodes(initialize_head=True, head_node_args=head)
+    workers = [nodes.add_node(num_cpus=2, object_store_memory=80_000_000) for _ in range(2)]
+    nodes.wait_for_nodes()
+    nodes.workers_to_kill = workers
+    yield nodes
+    nodes.shutdown()
+    patch.undo()
+
+
+def driver(nodes: Any, store: Store, num_runs: int) -> "subprocess.Popen[str]":
+    """Another process that asks the cluster for the plan."""
+    command = [sys.executable, "-c", DRIVER, str(store.path), nodes.address, str(num_runs)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def events(kind: str) -> Counter[str]:
+    """How often each seed started or ended."""
+    return Counter(event.split(":")[1] for event in logged() if event.startswith(kind))
+
+
+def test_the_runs_of_a_machine_killed_in_the_middle_end_elsewhere_none_twice_none_lost(nodes: Any, tmp_path: Path) -> None:
+    store, planned = Store(tmp_path), make_plan(12)
+    asking = driver(nodes, store, 12)
+    wait_for(lambda: sum(events("start").values()) >= 4, seconds=300)
+    nodes.remove_node(nodes.workers_to_kill.pop(), allow_graceful=False)
+    said, errors = asking.communicate(timeout=300)
+    assert asking.returncode == 0, errors
+    assert said.strip() == str(Summary(done=12, failed=0, skipped=0))
+    assert store.status(planned) == {"planned": 12, "done": 12, "failed": 0}
+    assert events("end") == Counter(str(seed) for seed in range(12))
+    again = [seed for seed, number in events("start").items() if number > 1]
+    assert 1 <= len(again) <= 2, "the machine had room for two runs, and was killed in the middle of them"
+    assert store.quarantined() == []
+
+
+def test_whoever_asks_may_be_killed_and_another_takes_over(nodes: Any, tmp_path: Path) -> None:
+    Path(os.environ["MMPEFT_TEST_LOG"]).unlink()
+    store, planned = Store(tmp_path), make_plan(6)
+    asking = driver(nodes, store, 6)
+    wait_for(lambda: sum(events("end").values()) >= 1, seconds=300)
+    asking.send_signal(signal.SIGKILL)
+    asking.communicate()
+    summary = run_missing(planned, store, progress=False, run="small_runs.takes_a_second", engine=Cluster(nodes.address))
+    assert summary.failed == 0
+    assert store.status(planned) == {"planned": 6, "done": 6, "failed": 0}
+    assert events("end") == Counter(str(seed) for seed in range(6))
+
+
+def test_a_run_that_kills_every_worker_becomes_a_failed_row(nodes: Any, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    summary = run_missing(
+        make_plan(3), store, progress=False, run="small_runs.second_kills_its_worker", engine=Cluster(nodes.address)
+    )
+    assert summary == Summary(done=2, failed=1, skipped=0)
+    assert "the worker process died in each of 3 attempts" in store.collect(make_plan(3))["error"][1]
+
+
+def test_a_run_larger_than_any_machine_is_said(nodes: Any, tmp_path: Path) -> None:
+    with pytest.raises(MmpeftError, match="no machine of the cluster has 8 GPUs and 1 cores for a run"):
+        run_missing(make_plan(1), Store(tmp_path), progress=False, engine=Cluster(nodes.address, num_gpus=8))
+
+
+def test_a_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(MmpeftError, match=r"--address auto: no Ray cluster there .*ray start --head"):
+        run_missing(make_plan(1), Store(tmp_path), progress=False, engine=Cluster("auto"))

@@ -1,0 +1,105 @@
+"""One run made by two processes is the run that one process makes; a group that fails says why."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mmpeft.errors import MmpeftError
+from mmpeft.execute import run_missing
+from mmpeft.launch import Launch, configuration, shards
+from mmpeft.plan import Planned, params_folder
+from mmpeft.records import Store
+from mmpeft.run import run
+from mmpeft.spec import RunSpec
+
+CONFIGURATIONS = sorted((params_folder() / "accelerate").glob("*.yaml"))
+
+
+def spec_of(**train: Any) -> RunSpec:
+    fields = {"num_examples": 16, "num_steps": 8, "batch_size": 8, "learning_rate": 0.01, "gradient_accumulation_steps": 2}
+    return RunSpec.from_dict(
+        {
+            "model": "toy",
+            "task": "mini-vqav2",
+            "method": {"name": "lora", "r": 2},
+            "connector": {"tuned": True, "learning_rate": 0.001},
+            "train": {**fields, **train},
+            "eval": {"num_examples": 4},
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def from_this_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = str(Path(__file__).resolve().parent.parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
+
+
+def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
+    planned, store = Planned.of(spec_of()), Store(tmp_path)
+    run_missing([planned], store, progress=False, run=Launch(tmp_path, processes=2))
+    record = store.load(planned.run_id)
+    assert record and record.status == "ok", record and record.error
+    alone = run(spec_of()).record
+    assert record.environment["processes"] == 2
+    assert alone.environment["processes"] == 1
+    assert [loss for _, loss in record.curve] == pytest.approx([loss for _, loss in alone.curve], abs=1.1e-5)
+    assert record.contract["without_gradient"] == []
+    assert record.contract["frozen_sha256"] == alone.contract["frozen_sha256"]
+    assert len(store.predictions(planned.run_id)) == 4
+
+
+def test_processes_that_diverge_or_cannot_start_leave_a_failed_row(tmp_path: Path) -> None:
+    odd = Planned.of(spec_of(batch_size=6, gradient_accumulation_steps=2))
+    store = Store(tmp_path)
+    run_missing([odd], store, progress=False, run=Launch(tmp_path, processes=2))
+    record = store.load(odd.run_id)
+    assert record and record.status == "failed"
+    assert record.error and "6 examples cannot be dealt out to 4 processes × passes" in record.error
+
+
+def test_one_process_is_no_launch(tmp_path: Path) -> None:
+    record, predictions, _ = Launch(tmp_path, processes=1, checkpoint_every=4)(spec_of())
+    assert record.curve == run(spec_of()).record.curve
+    assert len(predictions) == 4
+    assert Store(tmp_path).checkpoint_path(record.run_id).exists()
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_is_one_of_accelerates_own(path: Path) -> None:
+    from accelerate.commands.config.config_args import ClusterConfig
+    from accelerate.utils import DistributedType
+
+    loaded = ClusterConfig.from_yaml_file(str(path))
+    assert loaded.distributed_type in (DistributedType.MULTI_GPU, DistributedType.FSDP, DistributedType.DEEPSPEED)
+    assert shards(path) == (loaded.distributed_type != DistributedType.MULTI_GPU)
+    assert configuration(path.stem) == configuration(str(path)) == path
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_every_option_of_a_shipped_configuration_is_one_that_the_launcher_knows(path: Path) -> None:
+    from accelerate.commands.launch import launch_command_parser
+
+    known = {action.dest for action in launch_command_parser()._actions}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    options = {**content.get("fsdp_config", {}), **content.get("deepspeed_config", {})}
+    assert not set(options) - known
+
+
+def test_what_shards_cannot_give_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    zero3 = configuration("zero3")
+    with pytest.raises(MmpeftError, match="checkpoints: not kept where zero3 cuts weights"):
+        Launch(tmp_path, 2, zero3, checkpoint_every=10)(spec_of())
+    asked = RunSpec.from_dict({**spec_of().model_dump(), "track": {"every_epochs": 1}})
+    with pytest.raises(MmpeftError, match="nothing can be asked on the way where zero3 cuts weights; take ddp"):
+        Launch(tmp_path, 2, zero3)(asked)
+
+
+def test_a_configuration_that_does_not_exist_is_named() -> None:
+    with pytest.raises(MmpeftError, match=r"'zero4'\. Did you mean 'zero[23]'"):
+        configuration("zero4")
+    with pytest.raises(MmpeftError, match=r"none\.yaml: no such file"):
+        configuration("none.yaml")
