@@ -15,9 +15,9 @@ from importlib.resources import files
 import pandas as pd
 
 from mmpeft.entry import Dims, Location
-from mmpeft.errors import MmpeftError, unknown
+from mmpeft.errors import MmpeftError
 from mmpeft.methods import Method
-from mmpeft.registry import packaged_dims
+from mmpeft.models import MODELS, known
 from mmpeft.spec import RunSpec
 
 GIB = 2**30
@@ -44,39 +44,31 @@ class Sizes:
     @property
     def total(self) -> int:
         """All parameters: decoder, vision encoder, connector."""
-        return decoder_parameters(self.dims) + self.vision_encoder + self.connector
+        return self.dims.num_parameters + self.vision_encoder + self.connector
 
 
-def decoder_parameters(dims: Dims) -> int:
-    """Parameters of a Llama decoder: embeddings, output head, L layers of attention, gated MLP and two norms, a last norm."""
-    layer = sum(i * o for i, o in dims.linears("both")) + 2 * dims.hidden_size
-    embeddings = dims.vocab_size * dims.hidden_size * (1 if dims.tied_embeddings else 2)
-    return embeddings + dims.num_layers * layer + dims.hidden_size
+ENCODERS = {"clip_vision_model": 303_507_456, "mmpeft_lite_encoder": 4_652_008}
+"""Parameters of the vision encoders: CLIP ViT-L/14 at 336 pixels, EfficientNet-lite0."""
 
 
-def llava(width: int, inner: int, layers: int, heads: int, vocab_size: int = 32_064) -> Sizes:
-    """A LLaVA-1.5: Vicuna behind CLIP ViT-L/14 at 336 pixels (1,024 wide) and a two-layer connector."""
-    connector = (1024 + 1) * width + (width + 1) * width
-    return Sizes(Dims(width, inner, layers, heads, heads, width // heads, vocab_size), 303_507_456, connector)
-
-
-SIZES = {"llava-1.5-7b": llava(4096, 11_008, 32, 32), "llava-1.5-13b": llava(5120, 13_824, 40, 40)}
-"""Models too large to look into, from their published configurations (the vocabulary with transformers' added rows)."""
-
-
+@cache
 def sizes_of(model: str) -> Sizes:
-    """The sizes of a model of the study.
+    """The sizes of a model of the study, from its published configuration: a decoder behind LLaVA's connector of two layers.
 
     Raises:
-        MmpeftError: Nothing is written down for it.
+        MmpeftError: No such model, or one of another kind, which this arithmetic does not know.
     """
-    if model in SIZES:
-        return SIZES[model]
-    dims = packaged_dims(model)
-    if dims is None:
-        raise unknown("model with known sizes", model, SIZES)
-    connector = (320 + 1) * dims.hidden_size + (dims.hidden_size + 1) * dims.hidden_size
-    return Sizes(dims, 3_412_120, connector, 320, 16)
+    found = known(model)
+    if found.entry.kind != "llava" or found.dims is None:
+        raise MmpeftError(f"model '{model}': the calculator knows LLaVA's parts alone; take one of {', '.join(costed())}.")
+    vision, width = found.config["vision_config"], found.dims.hidden_size
+    connector = (vision["hidden_size"] + 1) * width + (width + 1) * width
+    return Sizes(found.dims, ENCODERS[vision["model_type"]], connector, vision["hidden_size"], found.num_image_tokens)
+
+
+def costed() -> list[str]:
+    """The models whose costs can be computed."""
+    return [name for name, model in MODELS.items() if model.entry.kind == "llava" and model.config]
 
 
 @dataclass(frozen=True)
@@ -128,13 +120,13 @@ class Setup:
     @property
     def in_place(self) -> bool:
         """Whether the decoder's own weights train."""
-        return self.trained >= decoder_parameters(self.sizes.dims)
+        return self.trained >= self.sizes.dims.num_parameters
 
     @property
     def frozen(self) -> int:
         """Parameters of the base that stay as they are."""
         tuned = self.sizes.connector * (self.connector_tuned or self.method.tunes_connector)
-        return self.sizes.total - tuned - decoder_parameters(self.sizes.dims) * self.in_place
+        return self.sizes.total - tuned - self.sizes.dims.num_parameters * self.in_place
 
 
 def kept_bytes(setup: Setup, batch_size: int, shape: Shape) -> float:

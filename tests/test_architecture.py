@@ -37,7 +37,7 @@ ORDER = (
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "seen", "mini.card", "mini.base"),
     *("execute", "launch", "cluster", "pictures", "audit", "doctor", "counts"),
     *("study", *(f"study.{name}" for name in STUDY)),
-    *("book", "forecast", "__main__"),
+    *("book", "commands.terms", "commands.*", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
 
@@ -46,7 +46,8 @@ PURE = [
     *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate", "calc", "planner"),
     *("real.places", "real.shelf", "real.formats", "real.coco", "real.task", "real.overlap"),
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),
-    *("execute", "launch", "cluster", "audit", "doctor", "pictures", "book", "forecast", "__main__"),
+    *("execute", "launch", "cluster", "audit", "doctor", "pictures", "book"),
+    *("commands.terms", "commands.runs", "commands.pages", "commands.inventory", "commands.forecast", "__main__"),
     *(f"study.{name}" for name in STUDY),
 ]
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets")

@@ -6,14 +6,14 @@ import pytest
 from typer.testing import CliRunner
 
 from mmpeft.__main__ import app
-from mmpeft.calc import SIZES, Setup, Shape, kept_bytes, measured_error, measurements, step_flops, step_memory
+from mmpeft.calc import Setup, Shape, kept_bytes, measured_error, measurements, sizes_of, step_flops, step_memory
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
 from mmpeft.plan import load_question, questions
 from mmpeft.planner import GPUS, HEADROOM_RATIO, budget, estimate, gpu_of, one_setup, total
 from mmpeft.spec import RunSpec, parse
 
-SEVEN = SIZES["llava-1.5-7b"]
+SEVEN = sizes_of("llava-1.5-7b")
 SHAPE = Shape(num_tokens=640, num_answer_tokens=5)
 
 
@@ -26,8 +26,8 @@ def setup_of(name: str, **changes: object) -> Setup:
 def test_the_models_are_as_large_as_the_real_ones() -> None:
     """Counted from the published configurations on the meta device."""
     assert SEVEN.total == 7_063_427_072
-    assert SIZES["llava-1.5-13b"].total == 13_351_494_656
-    assert (SEVEN.connector, SIZES["llava-1.5-13b"].connector) == (20_979_712, 31_467_520)
+    assert sizes_of("llava-1.5-13b").total == 13_351_494_656
+    assert (SEVEN.connector, sizes_of("llava-1.5-13b").connector) == (20_979_712, 31_467_520)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from fixture_records import fill, question
 
-from mmpeft.calc import decoder_parameters
 from mmpeft.errors import MmpeftError
 from mmpeft.plan import load_question
 from mmpeft.records import Store
@@ -127,8 +126,8 @@ def test_every_run_of_the_page_belongs_to_other_questions() -> None:
 
 def test_the_sizes_are_those_of_the_published_models() -> None:
     seven, thirteen = flops.PAPER_SIZES.values()
-    assert decoder_parameters(seven.dims) == 6_738_415_616  # Vicuna-7B
-    assert decoder_parameters(thirteen.dims) == 13_015_864_320  # Vicuna-13B
+    assert seven.dims.num_parameters == 6_738_415_616  # Vicuna-7B
+    assert thirteen.dims.num_parameters == 13_015_864_320  # Vicuna-13B
     shares = {
         name: flops.added(method, seven) / (seven.total + flops.added(method, seven))
         for name, method in flops.PAPER_METHODS.items()

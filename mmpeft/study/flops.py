@@ -11,22 +11,25 @@ weights, 2 P_f N_t, and 2 P_t N_t of the trained ones. Where something trains in
 The paper does not print its N_t. Each printed number implies one, and if one N_t had made them all, these would agree.
 """
 
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 
 import pandas as pd
 
-from mmpeft.calc import Sizes, llava
+from mmpeft.calc import Sizes, sizes_of
 from mmpeft.methods import METHODS, Method
 from mmpeft.spec import parse
 from mmpeft.study.paper import METHOD_OF
 from mmpeft.study.report import Prose, Table, listed, percent, to_html
 
-PAPER_SIZES = {
-    "LLaVA-1.5-7B": llava(4096, 11_008, 32, 32, vocab_size=32_000),
-    "LLaVA-1.5-13B": llava(5120, 13_824, 40, 40, vocab_size=32_000),
-}
-"""The sizes of the paper's models, from their published configurations."""
+
+def _without_added_rows(sizes: Sizes) -> Sizes:
+    return replace(sizes, dims=replace(sizes.dims, vocab_size=32_000))
+
+
+PAPER_SIZES = {name: _without_added_rows(sizes_of(name.lower())) for name in ("LLaVA-1.5-7B", "LLaVA-1.5-13B")}
+"""The sizes of the paper's models, with the vocabulary of the original and not that of transformers' copy."""
 
 PAPER_METHODS: dict[str, Method] = {
     "lora": parse(METHODS["lora"], {"r": 128, "lora_alpha": 256}),

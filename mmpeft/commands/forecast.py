@@ -1,18 +1,14 @@
-"""The commands ``plan`` and ``calc``: what runs would cost, and what one configuration needs, before anything is made."""
+"""The commands about what runs would cost before they are made: plan, calc."""
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from mmpeft.commands.terms import AsJson, out, print_json
 from mmpeft.errors import MmpeftError
 
-out = Console(highlight=False)
-
 GpuName = Annotated[str, typer.Option(help="h100, h200, a100-80, a100-40, l40s or rtx-4090.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def plan(
@@ -33,7 +29,7 @@ def plan(
     budgets = [budget(load_question(name, scale), gpu, gpus, used_share) for name in ([question] if question else questions())]
     said = assumptions(gpu, used_share)
     if as_json:
-        _print_json({"budgets": [each.to_dict() for each in budgets], "total": total(budgets), "assumptions": said})
+        print_json({"budgets": [each.to_dict() for each in budgets], "total": total(budgets), "assumptions": said})
         return
     rows = budgets[0].rows if question else [each.to_dict() for each in budgets]
     table = Table(question or "question", "runs", "GPU-hours", "peak GiB", "fits", box=None, pad_edge=False)
@@ -71,7 +67,7 @@ def calc(
         gpu,
     )
     if as_json:
-        _print_json({**found, "assumptions": assumptions(gpu)})
+        print_json({**found, "assumptions": assumptions(gpu)})
         return
     table = Table("", "", box=None, pad_edge=False, show_header=False)
     for name, value in found.items():
@@ -79,7 +75,3 @@ def calc(
         table.add_row(name.removesuffix("_bytes").replace("_", " "), shown)
     out.print(table)
     out.print(assumptions(gpu), style="dim", soft_wrap=True)
-
-
-def _print_json(content: Any) -> None:
-    typer.echo(json.dumps(content, indent=2, ensure_ascii=False))
