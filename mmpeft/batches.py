@@ -74,7 +74,8 @@ class Encoder:
     def _tensors(self, examples: Sequence[Example], rows: list[list[int]], answers: Tensor) -> dict[str, Tensor]:
         length = answers.shape[1]
         mask = _padded([[1] * len(r) for r in rows], length, 0)
-        pixel_values = torch.stack([self.features[e.picture_id] for e in examples]).float()
+        # In fp32 before they are stacked: autocast on a CPU takes no fp16.
+        pixel_values = torch.stack([self.features[e.picture_id].float() for e in examples])
         inputs = {
             "input_ids": _padded(rows, length, self.loaded.tokenizer.pad_token_id),
             "attention_mask": mask,

@@ -22,8 +22,9 @@ POLL_SECONDS = 1.0
 DEATHS_ALLOWED = 2
 """How many times the worker of a run may die while its machine lives on, before the run counts as failed."""
 
-CARRIED = ("MMPEFT_CACHE", "PYTHONPATH", "HF_HOME", "HF_TOKEN")
-"""Environment variables that the tasks get from whoever calls."""
+CARRIED = ("MMPEFT_CACHE", "MMPEFT_DATA", "HF_HOME", "HF_TOKEN")
+"""Environment variables that the tasks get from whoever calls. They go with the task and not as Ray's runtime environment,
+which asks for much more of Ray to be installed on every machine."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,15 @@ class Cluster:
         """
         ray = _ray()
         try:
-            variables = {name: os.environ[name] for name in CARRIED if name in os.environ}
-            ray.init(address=self.address, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="error")
+            ray.init(address=self.address, log_to_driver=False, logging_level="error")
         except (ConnectionError, RuntimeError) as error:
             raise MmpeftError(f"--address {self.address}: no Ray cluster there ({error}); start one: ray start --head.") from None
         try:
             self._check_room(ray.nodes())
             task = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=0)(_make)
-            _Sweep(ray, planned, store, partial(task.remote, folder=str(store.path.resolve()), run=run), report).finish()
+            carried = {name: os.environ[name] for name in CARRIED if name in os.environ}
+            start = partial(task.remote, folder=str(store.path.resolve()), run=run, variables=carried)
+            _Sweep(ray, planned, store, start, report).finish()
         finally:
             ray.shutdown()
 
@@ -76,8 +78,9 @@ def _ray() -> Any:
     return ray
 
 
-def _make(one: Planned, *, folder: str, run: RunFunction | str) -> None:
+def _make(one: Planned, *, folder: str, run: RunFunction | str, variables: dict[str, str]) -> None:
     """A task: make the run, unless somebody did or does."""
+    os.environ.update(variables)
     take(one, Store(folder), imported(run))
 
 

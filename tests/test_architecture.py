@@ -37,7 +37,7 @@ ORDER = (
     *("mini.packing", "mini.imagined", "mini.curriculum", "mini.stages", "run", "seen", "mini.card", "mini.base"),
     *("execute", "launch", "cluster", "pictures", "audit", "doctor", "counts"),
     *("study", *(f"study.{name}" for name in STUDY)),
-    *("book", "commands.terms", "commands.*", "__main__"),
+    *("book", "commands", "commands.terms", "commands.*", "__main__"),
 )
 """A module imports at its top only modules before it; what stands under ``kind.*`` may not import its like."""
 

@@ -207,7 +207,7 @@ def test_every_run_can_be_sorted_by_a_number(browser: Any, address: str) -> None
         press(browser, heads(browser, "trained", "button.dtcc-button_order"))
         sizes += [int(text) for text in column(browser, "trained") if text]  # a failed run has none and comes first
     assert upwards == sorted(upwards) and downwards == sorted(downwards, reverse=True)
-    assert downwards[0] >= 9000  # as words, 910 would come before 9000
+    assert downwards != sorted(downwards, key=str, reverse=True)  # as words, 910 would come before 1410
 
 
 def test_every_run_can_be_filtered_by_a_column_and_searched_by_words(browser: Any, address: str) -> None:
@@ -235,7 +235,7 @@ def test_every_run_can_be_taken_away_as_a_file(html: Path) -> None:
     for name, read in (("runs.csv", pd.read_csv), ("runs.parquet", pd.read_parquet)):
         (link,) = set(re.findall(rf'href="([^"]*/{name})"', text))
         tables.append(read(html / "_executed" / link))
-    assert len(tables[0]) == len(tables[1]) > 100 and set(tables[0].columns) == set(tables[1].columns)
+    assert len(tables[0]) == len(tables[1]) > 50 and set(tables[0].columns) == set(tables[1].columns)
     assert f"{len(tables[0])} runs left a record" in text
     assert len(text) < 5_000_000
 

@@ -36,6 +36,11 @@ print(run_missing(small_runs.make_plan(int(num_runs)), Store(folder), progress=F
 """
 
 
+def test_a_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(MmpeftError, match=r"--address auto: no Ray cluster there .*ray start --head"):
+        run_missing(make_plan(1), Store(tmp_path), progress=False, engine=Cluster("auto"))
+
+
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A head without room for runs, and two machines for two runs each."""
@@ -73,7 +78,7 @@ def test_the_runs_of_a_machine_killed_in_the_middle_end_elsewhere_none_twice_non
     nodes.remove_node(nodes.workers_to_kill.pop(), allow_graceful=False)
     said, errors = asking.communicate(timeout=300)
     assert asking.returncode == 0, errors
-    assert said.strip() == str(Summary(done=12, failed=0, skipped=0))
+    assert said.splitlines()[-1] == str(Summary(done=12, failed=0, skipped=0))  # before it Ray says that a machine is gone
     assert store.status(planned) == {"planned": 12, "done": 12, "failed": 0}
     assert events("end") == Counter(str(seed) for seed in range(12))
     again = [seed for seed, number in events("start").items() if number > 1]
@@ -106,8 +111,3 @@ def test_a_run_that_kills_every_worker_becomes_a_failed_row(nodes: Any, tmp_path
 def test_a_run_larger_than_any_machine_is_said(nodes: Any, tmp_path: Path) -> None:
     with pytest.raises(MmpeftError, match="no machine of the cluster has 8 GPUs and 1 cores for a run"):
         run_missing(make_plan(1), Store(tmp_path), progress=False, engine=Cluster(nodes.address, num_gpus=8))
-
-
-def test_a_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(MmpeftError, match=r"--address auto: no Ray cluster there .*ray start --head"):
-        run_missing(make_plan(1), Store(tmp_path), progress=False, engine=Cluster("auto"))
