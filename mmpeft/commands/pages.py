@@ -50,5 +50,5 @@ def book(
     from mmpeft.book import build
 
     built = build(store, execute, scale)
-    out.print(built, soft_wrap=True)
+    out.print(str(built), soft_wrap=True)
     out.print(built.page, soft_wrap=True)
