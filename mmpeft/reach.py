@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from socket import gaierror
+from typing import Literal
 
 from mmpeft.errors import MmpeftError
+
+Trouble = Literal["gated", "no revision", "no repository", "unreached", "other"]
 
 
 @contextmanager
@@ -26,23 +30,37 @@ def explained(what: str, place: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException, place: str) -> str:
-    """What the innermost known error of a chain means, and what to do."""
+    """What the error means for a model, and what to do."""
+    name = place.split("@")[0]
+    reasons: dict[Trouble, str] = {
+        "gated": f"'{name}' is gated: accept its terms on its hub page, then log in with `hf auth login`.",
+        "no revision": f"the hub has no revision '{place}'; it may have been rewritten: look at its page and mend the entry.",
+        "no repository": f"the hub has no '{name}'; it may have moved: look for its new name and mend the entry.",
+        "unreached": f"'{place}' cannot be reached and is not in the cache: connect, or download it where there is a network.",
+        "other": f"'{place}' does not load: {' '.join(str(error).split())}",
+    }
+    return reasons[trouble(error)]
+
+
+def trouble(error: BaseException) -> Trouble:
+    """What stands between us and a repository of the hub. The libraries' errors are told apart by their chain of causes."""
     from huggingface_hub import errors
 
     chain: list[BaseException] = [error]
-    while (inner := chain[-1].__cause__ or chain[-1].__context__) is not None and inner not in chain:
-        chain.append(inner)
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
 
     def any_of(*kinds: type[BaseException]) -> bool:
         return any(isinstance(each, kinds) for each in chain)
 
-    name = place.split("@")[0]
-    if any_of(errors.GatedRepoError):
-        return f"'{name}' is gated: accept its terms on its hub page, then log in with `hf auth login`."
-    if any_of(errors.RevisionNotFoundError):
-        return f"the hub has no revision '{place}'; it may have been rewritten: look at its page and mend the entry."
-    if any_of(errors.RepositoryNotFoundError):
-        return f"the hub has no '{name}'; it may have moved: look for its new name and mend the entry."
-    if any_of(errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError) or "connect" in str(error):
-        return f"'{place}' cannot be reached and is not in the cache: connect to the network, or download it where there is one."
-    return f"'{place}' does not load: {' '.join(str(error).split())}"
+    names = {kind.__name__ for each in chain for kind in type(each).__mro__}
+    said = str(error)
+    if any_of(errors.GatedRepoError) or "gated" in said:
+        return "gated"
+    if any_of(errors.RevisionNotFoundError) or "Revision '" in said:
+        return "no revision"
+    if any_of(errors.RepositoryNotFoundError) or "DatasetNotFoundError" in names:
+        return "no repository"
+    offline = (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, gaierror)
+    # TransportError is httpx's or httpx2's, whichever the hub's library uses.
+    return "unreached" if any_of(*offline) or "TransportError" in names or "couldn't connect" in said else "other"

@@ -12,10 +12,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from socket import gaierror
 from typing import Any
 
 from mmpeft.errors import MmpeftError
+from mmpeft.reach import Trouble, trouble
 
 Row = Mapping[str, Any]
 
@@ -192,32 +192,20 @@ class Hub(Place):
 
 
 def _reason(error: Exception, repo: str) -> str:
-    """Why a repository cannot be read, and what would help. The libraries' errors are told apart by their chain of causes."""
-    from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub import errors
-
-    chain = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
-        chain.append(cause)  # type: ignore[arg-type]
-
-    def any_of(*kinds: type[BaseException]) -> bool:
-        return any(isinstance(one, kinds) for one in chain)
-
+    """Why a dataset cannot be read, and what would help."""
     said = " ".join(str(error).split())
-    if any_of(errors.GatedRepoError) or "gated" in said:
-        return "gated: accept its terms on its page, then log in (hf auth login) and try again"
-    if any_of(errors.RevisionNotFoundError) or "Revision '" in said:
-        return "the pinned revision is gone; look up a newer one and give the task a new version"
-    if any_of(errors.RepositoryNotFoundError, DatasetNotFoundError):
-        return "not on the hub, or moved; look up its new name and add it to the dataset's file"
-    unreached = any(kind.__name__ == "TransportError" for one in chain for kind in type(one).__mro__)  # httpx's, or httpx2's
-    if unreached or any_of(errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, ConnectionError, gaierror):
-        return f"no network; connect, or put a copy of the repository at $MMPEFT_DATA/{repo}"
     if "scripts are no longer supported" in said:
         return "only a loading script, which datasets no longer runs; use another place"
     if isinstance(error, ValueError) and ("Unknown split" in said or "Bad split" in said):
         return f"the split is not listed on its card ({said[:120]})"
-    return f"cannot be read ({type(error).__name__}: {said[:200]})"
+    reasons: dict[Trouble, str] = {
+        "gated": "gated: accept its terms on its page, then log in (hf auth login) and try again",
+        "no revision": "the pinned revision is gone; look up a newer one and give the task a new version",
+        "no repository": "not on the hub, or moved; look up its new name and add it to the dataset's file",
+        "unreached": f"no network; connect, or put a copy of the repository at $MMPEFT_DATA/{repo}",
+        "other": f"cannot be read ({type(error).__name__}: {said[:200]})",
+    }
+    return reasons[trouble(error)]
 
 
 def first_readable(what: str, places: Iterable[Place], use: Callable[[Place], Any]) -> Any:
