@@ -12,7 +12,7 @@ from mmpeft.registry import fingerprint
 from mmpeft.study import comparison, report
 from mmpeft.study.comparison import Results
 
-FINISHED = ("method", "connector", "learning_rate", "generalization", "hallucination")
+FINISHED = ("method", "connector", "learning_rate", "location", "generalization", "hallucination")
 """Questions whose runs are all committed; the pages of the others say how many are."""
 
 ROOT = Path(__file__).resolve().parent.parent
