@@ -74,6 +74,7 @@ COLUMNS = {
     "ocrvqa": Column(20_000, 5_000, 40, 8),
     "vqav2": Column(20_000, 5_000, 40, 3),
     "pope": Column(0, 9_000, 30, 3),
+    "mmhal": Column(0, 96, 20, 100),
 }
 """By the paper's columns; a miniature dataset takes its column's token counts."""
 

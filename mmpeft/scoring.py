@@ -97,6 +97,12 @@ def yes_no(examples: Sequence[Example], predictions: Predictions, parsers: bool 
     return Scored(judged.accuracy, per_item, [one is not None for one in read], further)
 
 
+def answered(predictions: Predictions) -> Scored:
+    """The share of predictions that say anything, and their length in words: no score where only a judge has one."""
+    said = filled(predictions)
+    return _scored([float(one) for one in said], said, {"num_words": mean([len(p.split()) for p in predictions])})
+
+
 def filled(predictions: Predictions) -> list[bool]:
     """Whether each prediction says anything."""
     return [bool(p.strip()) for p in predictions]

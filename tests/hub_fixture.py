@@ -130,6 +130,15 @@ def repositories() -> dict[str, tuple[dict[str, Any], dict[str, list[dict[str, A
             },
             {"data/test": [pope_row(i, n) for i, n in enumerate(COCO_VAL)]},
         ),
+        "DogNeverSleep/MMHal-Bench": (
+            {
+                **dict.fromkeys(("question", "question_type", "image_src", "question_topic", "gt_answer", "model_answer"), text),
+                "image_content": texts,
+                "image_id": text,
+                "image": image,
+            },
+            {"data/train": [mmhal_row(n) | {"image": picture(6000 + n)} for n in range(4)]},
+        ),
     }
 
 
@@ -227,6 +236,14 @@ def pope_row(place: int, number: int) -> dict[str, Any]:
     source = f"COCO_val2014_{number:012d}"
     row |= {"answer": "no" if place % 2 else "yes", "image_source": source, "image": picture(number)}
     return {**row, "category": KINDS[place]}
+
+
+def mmhal_row(number: int) -> dict[str, Any]:
+    """An open question, with what is marked on its picture and what a person answered; its picture apart."""
+    kind, thing = ("attribute", "adversarial")[number % 2], THINGS[number]
+    row = {"question": f"what is next to the {thing}?", "question_type": kind, "question_topic": "animal"}
+    row |= {"image_src": f"https://example.org/there/{number}_o.jpg", "gt_answer": f"There is a wall next to the {thing}."}
+    return {**row, "model_answer": "", "image_content": ["wall", thing], "image_id": f"{number:016x}"}
 
 
 def write_hub(folder: Path) -> Path:
@@ -327,6 +344,9 @@ def write_official(folder: Path) -> Path:
             if r["category"] == kind
         ]
         put(f"pope/coco_pope_{kind}.json", "\n".join(map(json.dumps, lines)).encode())
+    put("mmhal/response_template.json", [mmhal_row(n) for n in range(4)])
+    for n in range(4):
+        put(f"mmhal/images/{n}_o.jpg", picture(6000 + n))
     put(
         "coco/annotations/instances_val2014.json",
         {

@@ -20,7 +20,7 @@ STUDY = (
     *("spread", "paper_sweeps", "tracks", "track_report", "faith_report", "flops", "layouts", "efficiency"),
     *("claims", "verdicts", "ledger", "guide", "guide_report", "reproduce"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "answers"),
-    *("export", "explorer", "dataset_tables"),
+    *("export", "explorer", "dataset_tables", "judge"),
 )
 """The modules right of the records, in their order."""
 

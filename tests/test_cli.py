@@ -18,8 +18,8 @@ from mmpeft.records import Record, Store, utc_now
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (
-    *("run", "status", "export", "audit", "data", "datasets", "claims", "models", "counts", "notebook", "book", "doctor"),
-    "base",
+    *("run", "status", "export", "judge", "audit", "data", "datasets", "claims", "models", "counts", "notebook", "book"),
+    *("doctor", "base"),
 )
 
 SMALL = """

@@ -81,7 +81,8 @@ def test_the_right_answer_scores_one_a_wrong_one_nothing_and_nonsense_is_unparse
         else:
             assert right.per_item == [1.0] * len(examples) and right.score == 1.0
             off = task.score(examples, wrong(task, examples))
-            assert off.score == 0.0 and all(off.parsed)
+            said = 1.0 if task.dataset == "mmhal" else 0.0  # there only a judge tells right from wrong
+            assert off.score == said and all(off.parsed)
         nonsense = task.score(examples, ["xyzzy" if examples[0].choices else " "] * len(examples))
         assert nonsense.score == 0.0 and not any(nonsense.parsed)
 
@@ -527,7 +528,7 @@ def test_the_tables_of_the_book_say_sizes_licences_places_and_wordings() -> None
     from mmpeft.study import dataset_tables
 
     sizes = dataset_tables.size_table().frame.set_index("dataset")
-    assert len(sizes) == len({task.dataset for task in REAL.values()}) == 10
+    assert len(sizes) == len({task.dataset for task in REAL.values()}) == 11
     assert sizes.loc["vqav2", ["train", "test"]].tolist() == ["20,000 drawn of about 421,569", "5,000 drawn of 214,354"]
     assert sizes.loc["pope", "train"] == "–" and sizes.loc["okvqa", "dev"] == "about 450"
     assert all("NC" in sizes.loc[name, "licence"] for name in ("scienceqa", "iconqa-txt", "iconqa-blank"))

@@ -1,6 +1,7 @@
-"""The commands about runs: run, status, export, audit, data."""
+"""The commands about runs: run, status, export, judge, audit, data."""
 
 import random
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -171,6 +172,45 @@ def export(
 
     paths = write(folder, form, question, scale, store)
     out.print(f"{len(paths)} files below {folder}" if len(paths) > 1 else paths[0], soft_wrap=True)
+
+
+def judge(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The id of a run that was asked mmhal.")],
+    ask: Annotated[Path | None, typer.Option(help="Write the requests here, one JSON a line, its text under prompt.")] = None,
+    replies: Annotated[Path | None, typer.Option(help='Read replies, one {"id": …, "reply": …} a line.')] = None,
+    epoch: Annotated[int | None, typer.Option(min=0, help="Of a run asked on the way; by default its last.")] = None,
+    scale: Scale = None,
+    store: StoreFolder = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's answers to MMHal-Bench as requests for a judge, or read the judge's replies back.
+
+    No judge is called: each request goes, in whatever way, to one that you have. Exit code 1 if an answer has no score.
+    """
+    from mmpeft.plan import load_question, questions
+    from mmpeft.study.judge import judged, read_replies, requests, write_requests
+
+    if (ask is None) == (replies is None):
+        raise MmpeftError("judge: say --ask FILE to write the requests, or --replies FILE to read what came back.")
+    asked = requests(open_store(load_question(questions()[0], scale), store), run_id, epoch)
+    if ask is not None:
+        write_requests(ask, asked)
+        out.print(f"{len(asked)} requests in {ask}", soft_wrap=True)
+        return
+    found = judged(asked, read_replies(replies or Path()))
+    if as_json:
+        print_json(asdict(found))
+    else:
+        table = Table("questions", "asked", "mean score", "invented", "unread", "no reply", box=None, pad_edge=False)
+        for row in found.rows:
+            numbers = (f"{row.score:.2f}" if row.scored else "–", f"{row.hallucination:.2f}" if row.scored else "–")
+            table.add_row(row.questions, str(row.asked), *numbers, str(row.unread), str(row.missing))
+        out.print(table)
+        for what, ids in (("no score could be read", found.unread), ("no reply", found.missing)):
+            if ids:
+                out.print(f"{what}: {', '.join(ids)}", markup=False, soft_wrap=True)
+    if found.unread or found.missing:
+        raise typer.Exit(NO)
 
 
 def audit(

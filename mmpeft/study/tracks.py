@@ -161,7 +161,7 @@ GROUPS: dict[str, Callable[[str, Sequence[str]], bool]] = {
     "unseen": lambda task, sources: not TASKS[task].seen and not TASKS[task].evaluation_only,
     "seen": lambda task, sources: TASKS[task].seen,
     "captions": lambda task, sources: TASKS[task].metric in comparison.FULL_MARKS,
-    "presence": lambda task, sources: TASKS[task].evaluation_only and TASKS[task].metric not in comparison.FULL_MARKS,
+    "presence": lambda task, sources: TASKS[task].metric == TASKS["pope"].metric,
 }
 """Groups of tasks that a run is not trained on: the paper's targets; tasks new to the base; those it was trained on;
 captions; yes/no questions about what is there."""

@@ -14,6 +14,7 @@ from mmpeft.tasks.mini_pope import MiniPope
 from mmpeft.tasks.mini_scienceqa import MiniScienceQA
 from mmpeft.tasks.mini_vizwiz import MiniVizWiz
 from mmpeft.tasks.mini_vqav2 import MiniVQAv2
+from mmpeft.tasks.mmhal import MMHal
 from mmpeft.tasks.ocrvqa import OCRVQA
 from mmpeft.tasks.okvqa import OKVQA
 from mmpeft.tasks.pope import Pope
@@ -37,7 +38,7 @@ MINI: dict[str, Task] = {
 }
 """The packaged ones."""
 
-_REAL = (ScienceQA, VizWiz, IconQATxt, IconQABlank, Flickr30k, OKVQA, OCRVQA, VQAv2, Pope, CocoCaptions)
+_REAL = (ScienceQA, VizWiz, IconQATxt, IconQABlank, Flickr30k, OKVQA, OCRVQA, VQAv2, Pope, CocoCaptions, MMHal)
 
 REAL: dict[str, RealTask] = {task.name: task for kind in _REAL for task in map(kind, kind.prompts)}
 """The downloaded ones, each in every wording: ``okvqa`` in the first, ``okvqa-llava``."""
