@@ -242,7 +242,7 @@ def mmhal_row(number: int) -> dict[str, Any]:
     """An open question, with what is marked on its picture and what a person answered; its picture apart."""
     kind, thing = ("attribute", "adversarial")[number % 2], THINGS[number]
     row = {"question": f"what is next to the {thing}?", "question_type": kind, "question_topic": "animal"}
-    row |= {"image_src": f"https://example.org/there/{number}_o.jpg", "gt_answer": f"There is a wall next to the {thing}."}
+    row |= {"image_src": f"https://example.org/there/{number}_o.jpg", "gt_answer": f"there is a wall next to the {thing}."}
     return {**row, "model_answer": "", "image_content": ["wall", thing], "image_id": f"{number:016x}"}
 
 

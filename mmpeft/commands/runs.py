@@ -1,7 +1,7 @@
 """The commands about runs: run, status, export, judge, audit, data."""
 
+import json
 import random
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from mmpeft.commands.terms import NO, AsJson, QuestionName, Scale, StoreFolder, Workers, num_cores, open_store, out, print_json
 from mmpeft.errors import MmpeftError, unknown
+from mmpeft.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -177,40 +178,37 @@ def export(
 def judge(
     run_id: Annotated[str, typer.Argument(metavar="RUN", help="The id of a run that was asked mmhal.")],
     ask: Annotated[Path | None, typer.Option(help="Write the requests here, one JSON a line, its text under prompt.")] = None,
-    replies: Annotated[Path | None, typer.Option(help='Read replies, one {"id": …, "reply": …} a line.')] = None,
-    epoch: Annotated[int | None, typer.Option(min=0, help="Of a run asked on the way; by default its last.")] = None,
+    replies: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help='Read replies, one {"id": …, "reply": …} a line.')
+    ] = None,
     scale: Scale = None,
     store: StoreFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a run's answers to MMHal-Bench as requests for a judge, or read the judge's replies back.
 
-    No judge is called: each request goes, in whatever way, to one that you have. Exit code 1 if an answer has no score.
+    No judge is called: the requests go, in whatever way, to one that you have. Exit code 1 if an answer is left without a score.
     """
     from mmpeft.plan import load_question, questions
-    from mmpeft.study.judge import judged, read_replies, requests, write_requests
+    from mmpeft.study.judge import judged, read_replies, requests, summary
 
     if (ask is None) == (replies is None):
         raise MmpeftError("judge: say --ask FILE to write the requests, or --replies FILE to read what came back.")
-    asked = requests(open_store(load_question(questions()[0], scale), store), run_id, epoch)
+    asked = requests(open_store(load_question(questions()[0], scale), store), run_id)
     if ask is not None:
-        write_requests(ask, asked)
+        write_whole(ask, "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in asked).encode())
         out.print(f"{len(asked)} requests in {ask}", soft_wrap=True)
-        return
-    found = judged(asked, read_replies(replies or Path()))
-    if as_json:
-        print_json(asdict(found))
-    else:
-        table = Table("questions", "asked", "mean score", "invented", "unread", "no reply", box=None, pad_edge=False)
-        for row in found.rows:
-            numbers = (f"{row.score:.2f}" if row.scored else "–", f"{row.hallucination:.2f}" if row.scored else "–")
-            table.add_row(row.questions, str(row.asked), *numbers, str(row.unread), str(row.missing))
-        out.print(table)
-        for what, ids in (("no score could be read", found.unread), ("no reply", found.missing)):
-            if ids:
-                out.print(f"{what}: {', '.join(ids)}", markup=False, soft_wrap=True)
-    if found.unread or found.missing:
-        raise typer.Exit(NO)
+    if replies is not None:
+        rows = judged(asked, read_replies(replies))
+        found, bare = summary(rows), rows["id"][rows["score"].isna()]
+        if as_json:
+            print_json({"rows": json.loads(found.to_json(orient="records")), "without_score": list(bare)})
+        else:
+            out.print(found.to_string(index=False, na_rep="–", float_format="{:.2f}".format), markup=False)
+            for one in bare:
+                out.print(f"no score: {one}", markup=False, soft_wrap=True)
+        if len(bare):
+            raise typer.Exit(NO)
 
 
 def audit(
