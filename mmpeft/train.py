@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object, parse_flag_from_env
 from torch import Tensor, nn
 
 from mmpeft.batches import IGNORED
@@ -188,10 +188,16 @@ def _accelerator(spec: TrainSpec) -> Accelerator:
         mixed_precision="no",  # accelerate has one for the whole process; a sweep may have several
         gradient_accumulation_steps=spec.gradient_accumulation_steps,
     )
+    if accelerator.distributed_type not in SHARDING and any(parse_flag_from_env(f"ACCELERATE_USE_{each}") for each in SHARDING):
+        raise MmpeftError("accelerate: weights are cut into shards on GPUs alone, and none was found; take ddp.")
+    accelerator.gradient_accumulation_steps = spec.gradient_accumulation_steps  # DeepSpeed's launcher sets its own
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:  # it reads these from a data loader or from its file; here the spec has them
-        size = spec.batch_size // (accelerator.num_processes * spec.gradient_accumulation_steps)
-        plugin.deepspeed_config |= {"train_micro_batch_size_per_gpu": size, "gradient_clipping": spec.max_grad_norm}
+        plugin.deepspeed_config |= {
+            "gradient_accumulation_steps": spec.gradient_accumulation_steps,
+            "train_micro_batch_size_per_gpu": spec.batch_size // (accelerator.num_processes * spec.gradient_accumulation_steps),
+            "gradient_clipping": spec.max_grad_norm,
+        }
     return accelerator
 
 
