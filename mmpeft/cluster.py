@@ -33,12 +33,12 @@ class Cluster:
 
     Attributes:
         address: Of the cluster; "auto" finds the one this machine belongs to, "local" starts one of this machine alone.
-        num_gpus: GPUs of one run; a fraction puts several runs on one.
+        num_gpus: GPUs of one run; a fraction puts several runs on one. None: one, where any machine has a GPU.
         num_cpus: Cores of one run.
     """
 
     address: str = "auto"
-    num_gpus: float = 0.0
+    num_gpus: float | None = None
     num_cpus: float = 1.0
 
     def __call__(self, planned: Sequence[Planned], store: Store, run: RunFunction | str, report: Report) -> None:
@@ -53,21 +53,24 @@ class Cluster:
         except (ConnectionError, RuntimeError) as error:
             raise MmpeftError(f"--address {self.address}: no Ray cluster there ({error}); start one: ray start --head.") from None
         try:
-            self._check_room(ray.nodes())
-            task = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=0)(_make)
+            num_gpus = self._found_room(ray.nodes())
+            task = ray.remote(num_cpus=self.num_cpus, num_gpus=num_gpus, max_retries=0)(_make)
             carried = {name: os.environ[name] for name in CARRIED if name in os.environ}
             start = partial(task.remote, folder=str(store.path.resolve()), run=run, variables=carried)
             _Sweep(ray, planned, store, start, report).finish()
         finally:
             ray.shutdown()
 
-    def _check_room(self, machines: list[dict[str, Any]]) -> None:
+    def _found_room(self, machines: list[dict[str, Any]]) -> float:
+        """GPUs of one run, for which some machine has room. A task without one would see them all and take the first."""
         alive = [machine["Resources"] for machine in machines if machine["Alive"]]
-        if not any(each.get("GPU", 0) >= self.num_gpus and each.get("CPU", 0) >= self.num_cpus for each in alive):
+        num_gpus = self.num_gpus if self.num_gpus is not None else float(any(each.get("GPU", 0) for each in alive))
+        if not any(each.get("GPU", 0) >= num_gpus and each.get("CPU", 0) >= self.num_cpus for each in alive):
             raise MmpeftError(
-                f"no machine of the cluster has {self.num_gpus:g} GPUs and {self.num_cpus:g} cores for a run; "
+                f"no machine of the cluster has {num_gpus:g} GPUs and {self.num_cpus:g} cores for a run; "
                 "ask for less: --gpus-per-run, --cores-per-run."
             )
+        return num_gpus
 
 
 def _ray() -> Any:

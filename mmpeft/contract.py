@@ -25,14 +25,14 @@ from torch import nn
 
 from mmpeft.attach import load_adapter, part_of, save_adapter, trainable_parts
 from mmpeft.entry import Location, ModelEntry, dims_of
-from mmpeft.errors import MmpeftError
+from mmpeft.errors import RunFailed
 from mmpeft.methods import Method
 
 # A prefix behind a projection is computed again when saved, in another batch size: equal up to rounding.
 ROUNDING = 1e-4
 
 
-class ContractBroken(MmpeftError):
+class ContractBroken(RunFailed):
     """A run that broke a promise.
 
     Args:
@@ -41,9 +41,7 @@ class ContractBroken(MmpeftError):
     """
 
     def __init__(self, broken: list[str], contract: dict[str, Any]) -> None:
-        super().__init__("the run broke its contract: " + "; ".join(broken) + ".")
-        self.broken = broken
-        self.contract = contract
+        super().__init__("the run broke its contract: " + "; ".join(broken) + ".", contract=contract)
 
 
 class Watch:
@@ -63,6 +61,7 @@ class Watch:
         self.connector_tuned = connector_tuned or method.tunes_connector
         self.contract: dict[str, Any] = {}
         self._looked = False
+        self._rebuilt = False
         self._broken: list[str] = []
 
     def base(self, model: nn.Module, batch: Mapping[str, Any]) -> None:
@@ -78,8 +77,9 @@ class Watch:
         Raises:
             ContractBroken: Something else trains, or the model starts elsewhere than the base.
         """
-        self._trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._waiting = dict(self._trainable)
+        self._model = model
+        self._trainable = [name for name, p in model.named_parameters() if p.requires_grad]  # no tensors: shards take their place
+        self._waiting = set(self._trainable)
         self._frozen = digests(model)
         self._check_counts(trainable_parts(model, self.entry))
         self._check_start(model)
@@ -88,16 +88,20 @@ class Watch:
     def gradients(self) -> None:
         """Notes which trainable tensors have a gradient; call it after backward (free once all had one)."""
         self._looked = True
-        for name in [name for name, p in self._waiting.items() if p.grad is not None and bool(p.grad.any())]:
-            del self._waiting[name]
+        if self._waiting:
+            self._waiting -= {n for n, p in self._model.named_parameters() if p.grad is not None and bool(p.grad.any())}
+
+    def rebuilt(self) -> None:
+        """Notes that the model was put together anew from what trained in shards: its frozen tensors prove nothing."""
+        self._rebuilt = True
 
     def state_dict(self) -> dict[str, Any]:
         """Which tensors still wait for a gradient, for a checkpoint."""
-        return {"waiting": list(self._waiting), "looked": self._looked}
+        return {"waiting": sorted(self._waiting), "looked": self._looked}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Wait for those alone."""
-        self._waiting = {name: self._trainable[name] for name in state["waiting"]}
+        self._waiting = set(state["waiting"])
         self._looked = state["looked"]
 
     def after(
@@ -108,8 +112,9 @@ class Watch:
         Args:
             model: The trained model.
             num_steps: Optimizer steps made; with fewer than two, promise 3 is not judged, because LoRA's A
-                has no gradient while B is zero. Nor is it where gradients were never whole (FSDP, DeepSpeed).
-            fresh_base: Makes a new base, untouched by training, on the model's device.
+                has no gradient while B is zero. Nor is it where gradients were never whole (FSDP, DeepSpeed); there
+                promise 4 is not judged either, and ``frozen_unchanged`` is None.
+            fresh_base: Loads the base anew, untouched by training.
             folder: Where the adapter is saved; it stays there.
 
         Raises:
@@ -156,7 +161,7 @@ class Watch:
         now = digests(model)
         changed = sorted(name for name in self._frozen | now if self._frozen.get(name) != now.get(name))
         self.contract |= {"frozen_tensors": len(self._frozen), "frozen_sha256": self._by_part(self._frozen)}
-        self.contract |= {"frozen_unchanged": not changed}
+        self.contract |= {"frozen_unchanged": None if self._rebuilt else not changed}
         if changed:
             self._broken.append(f"frozen tensors changed: {some(changed)}")
 
@@ -169,9 +174,13 @@ class Watch:
 
     def _check_reload(self, model: nn.Module, fresh_base: Callable[[], nn.Module], folder: Path) -> None:
         num_bytes = save_adapter(model, self.entry, folder)
+        trained, device = logits(model, self._batch), next(model.parameters()).device
+        model.to("cpu")  # a GPU that holds one such model may not hold two
         with torch.random.fork_rng(devices=[]):
-            reloaded = load_adapter(fresh_base(), self.entry, folder)
-        delta = difference(logits(reloaded, self._batch), logits(model, self._batch))
+            reloaded = load_adapter(fresh_base().to(device), self.entry, folder)
+        delta = difference(logits(reloaded, self._batch), trained)
+        del reloaded
+        model.to(device)
         self.contract |= {"reload_delta_logits": delta, "adapter_bytes": num_bytes}
         recomputed = self.method.num_stored(self._dims, self.location) != self.method.num_trainable(
             self._dims, self.location

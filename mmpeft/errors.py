@@ -1,11 +1,29 @@
-"""The one exception a user is meant to read, and the sentence for an unknown name."""
+"""The one exception a user is meant to read, that of a run that failed, and the sentence for an unknown name."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class MmpeftError(Exception):
     """A mistake in what the user asked for: shown without a traceback, exit code 2."""
+
+
+class RunFailed(MmpeftError):
+    """A run that ended before its scores; what it found out goes into the record of its failure.
+
+    Args:
+        message: What happened.
+        curve: The losses until then, (step, loss).
+        contract: What was measured for its contract.
+    """
+
+    def __init__(
+        self, message: str, curve: Sequence[tuple[int, float | None]] = (), contract: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.curve = list(curve)
+        self.contract = dict(contract or {})
 
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> MmpeftError:

@@ -25,7 +25,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mmpeft.errors import MmpeftError
+from mmpeft.errors import MmpeftError, RunFailed
 from mmpeft.plan import Planned
 from mmpeft.records import Outcome, Record, Store, utc_now
 from mmpeft.spec import RunSpec
@@ -38,6 +38,9 @@ Report = Callable[[str], None]
 
 RUN = "mmpeft.run.run"
 POLL_SECONDS = 0.2
+PLACE = "MMPEFT_PLACE"
+"""The environment variable with a worker's number among its like, from 0: with several GPUs, which of them is its own."""
+
 DEATHS_ALLOWED = 1
 """How many workers may die in a run before it counts as failed: one may be an accident."""
 DEATHS_BETWEEN_RUNS_ALLOWED = 3
@@ -169,8 +172,9 @@ class _Team:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        arguments = (list(self.planned.values()), self.store.path, self.run, self.threads)
-        member = context.Process(target=_work, args=arguments)
+        place = min(set(range(len(self.members) + 1)) - {int(member.name) for member in self.members})
+        arguments = (list(self.planned.values()), self.store.path, self.run, self.threads, place)
+        member = context.Process(target=_work, args=arguments, name=str(place))
         member.start()
         self.members.append(member)
 
@@ -201,10 +205,11 @@ def give_up(one: Planned, store: Store, error: str) -> None:
             store.save(Record.failure(one, error, utc_now()))
 
 
-def _work(planned: Sequence[Planned], folder: Path, run: RunFunction | str, threads: int) -> None:
+def _work(planned: Sequence[Planned], folder: Path, run: RunFunction | str, threads: int, place: int) -> None:
     """A worker's life: take every run that nobody has done or is doing, while there is one and a parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends the team.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    os.environ[PLACE] = str(place)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     function, store, parent = imported(run), Store(folder), multiprocessing.parent_process()
@@ -234,7 +239,8 @@ def make(one: Planned, store: Store, run: RunFunction) -> None:
             raise MmpeftError(f"came back as run {outcome.record.run_id}: its task or base changed meanwhile")
         store.save(*outcome)
     except Exception as error:  # whatever it is, it ends this run and not the sweep
-        store.save(Record.failure(one, _in_one_line(error), started_at))
+        found = error if isinstance(error, RunFailed) else None
+        store.save(Record.failure(one, _in_one_line(error), started_at, found))
 
 
 def _in_one_line(error: Exception) -> str:

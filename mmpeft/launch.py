@@ -8,18 +8,20 @@ train together (`mmpeft.train`); each then asks and checks the whole model, and 
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from mmpeft.errors import MmpeftError, unknown
+from mmpeft.errors import MmpeftError, RunFailed, unknown
 from mmpeft.execute import make
 from mmpeft.plan import Planned, params_folder
 from mmpeft.records import Outcome, Store
@@ -28,7 +30,13 @@ from mmpeft.spec import RunSpec
 PARENT = "MMPEFT_LAUNCHED_BY"
 """The environment variable with the process id of the launching process."""
 
+EVERY_STEPS = 100
+"""Between two checkpoints, where a run goes on from one and nothing was said."""
+
 PARENT_POLL_SECONDS = 2.0
+
+_ERROR = re.compile(r"(?:\[\w*rank\d+\]:?\s*)?(?:[\w.]+\.)?\w*(?:Error|Diverged|Broken|Failed|Exception)\b.*:")
+"""The last line of a traceback, behind the name of its process or not."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Launch:
         store: Where checkpoints lie beside records.
         processes: How many make one run; None means as the configuration says, or this process alone.
         accelerate: An accelerate configuration file; None means plain data parallelism.
-        checkpoint_every: Optimizer steps between checkpoints; None means none.
+        checkpoint_every: Optimizer steps between checkpoints; None means none, unless a run left one to go on from.
     """
 
     store: Path
@@ -56,10 +64,10 @@ class Launch:
         if self.accelerate is None and (self.processes or 1) == 1:
             from mmpeft.run import run
 
-            if self.checkpoint_every is None:
-                return run(spec)
             path = Store(self.store).checkpoint_path(Planned.of(spec).run_id)
-            return run(spec, checkpoint=path, checkpoint_every=self.checkpoint_every)
+            if self.checkpoint_every is None and not path.exists():
+                return run(spec)
+            return run(spec, checkpoint=path, checkpoint_every=self.checkpoint_every or EVERY_STEPS)
         self._check(spec)
         planned = Planned.of(spec)
         with tempfile.TemporaryDirectory(prefix="mmpeft-launch-") as folder:
@@ -118,13 +126,18 @@ def shards(path: Path) -> bool:
 def _brought_back(made: Store, run_id: str, code: int, said: list[str]) -> Outcome:
     record = made.load(run_id)
     if record is None:
-        last = said[-1] if said else "nothing was said"
-        raise MmpeftError(f"the processes of the run ended with code {code} and no record: {last}")
+        raise MmpeftError(f"the processes of the run ended with code {code} and no record: {_cause(said)}")
     if record.status == "failed":
-        raise MmpeftError(str(record.error))
+        raise RunFailed(str(record.error), record.curve, record.contract)
     tracked = made.tracked_lines(run_id) if record.tracked_sha256 else ()
     predictions = made.predictions(run_id).to_dict("records") if record.predictions_sha256 else []
     return Outcome(record, [{str(name): value for name, value in row.items()} for row in predictions], tracked)
+
+
+def _cause(said: Sequence[str]) -> str:
+    """The line that tells what happened: the first that ends a traceback, and not the launcher's report on it."""
+    errors = [line for line in said if _ERROR.match(line)]
+    return (errors or [line for line in said if line.strip("=-* ")] or ["nothing was said"])[0 if errors else -1]
 
 
 def _end_with(parent: int) -> None:
@@ -140,8 +153,6 @@ def _end_with(parent: int) -> None:
 
 def main(folder: Path) -> None:
     """One of the processes: makes the run with the others; the first one leaves its record in the folder."""
-    from mmpeft.train import TrainingDiverged
-
     _end_with(int(os.environ[PARENT]))
     order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
     spec = RunSpec.from_dict(order["spec"])
@@ -149,7 +160,7 @@ def main(folder: Path) -> None:
     if os.environ["RANK"] == "0":
         make(Planned.of(spec), Store(folder), alone)
         return
-    with suppress(TrainingDiverged):  # all see the same loss; the first one writes it down
+    with suppress(MmpeftError):  # all meet it; the first one writes it down
         alone(spec)
 
 

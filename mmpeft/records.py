@@ -29,7 +29,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from mmpeft import leases
-from mmpeft.errors import MmpeftError
+from mmpeft.errors import MmpeftError, RunFailed
 from mmpeft.files import belonging, pack, waiting, write_whole
 from mmpeft.plan import Planned, Question
 from mmpeft.spec import RunSpec
@@ -141,9 +141,10 @@ class Record(BaseModel):
         return [(step, loss if loss is None or not isinstance(loss, float) or isfinite(loss) else None) for step, loss in curve]
 
     @classmethod
-    def failure(cls, planned: Planned, error: str, started_at: str) -> "Record":
-        """The record of a run that ended in an error."""
+    def failure(cls, planned: Planned, error: str, started_at: str, found: RunFailed | None = None) -> "Record":
+        """The record of a run that ended in an error, with what was found out until then."""
         return cls(
+            **({"curve": found.curve, "contract": _without_nan(found.contract)} if found else {}),
             run_id=planned.run_id,
             status="failed",
             spec=planned.spec,
@@ -158,6 +159,11 @@ class Record(BaseModel):
         fields = self.model_dump(mode="json")
         lines = [f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in fields.items()]
         return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, None for a number that JSON cannot write."""
+    return {name: None if isinstance(value, float) and not isfinite(value) else value for name, value in values.items()}
 
 
 def utc_now() -> str:
@@ -198,6 +204,10 @@ class Store:
         """Where the training state of this run lies, or would lie, while it is being made."""
         return self.path / "checkpoints" / f"{run_id}.safetensors"
 
+    def checkpoints(self) -> list[Path]:
+        """The training states of runs that were stopped."""
+        return sorted(self.checkpoint_path("").parent.glob("*.safetensors"))
+
     def save(
         self, record: Record, predictions: Iterable[Mapping[str, Any]] = (), tracked: Iterable[Mapping[str, Any]] = ()
     ) -> None:
@@ -220,7 +230,8 @@ class Store:
         for path, packed in files.items():
             if packed:
                 waiting(path).replace(path)
-        self.checkpoint_path(record.run_id).unlink(missing_ok=True)
+        if record.status == "ok":  # a failed run may be taken up again where it was
+            self.checkpoint_path(record.run_id).unlink(missing_ok=True)
 
     def load(self, run_id: str) -> Record | None:
         """The record of this run, or None; one that cannot be read is set aside with a warning."""

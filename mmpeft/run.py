@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from copy import deepcopy
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -26,6 +26,7 @@ from mmpeft.contract import Watch
 from mmpeft.entry import ModelEntry
 from mmpeft.errors import MmpeftError
 from mmpeft.evaluate import evaluate
+from mmpeft.execute import PLACE
 from mmpeft.features import OpenedLater
 from mmpeft.loading import Loaded
 from mmpeft.models import load
@@ -56,18 +57,15 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     planned = Planned.of(spec)
-    loaded, task = load(spec.model, spec.train.precision), TASKS[spec.task]
-    if spec.pre_step:
-        apply_pre_step(loaded, spec)
+    start_memory()
+    loaded, task = base_of(spec), TASKS[spec.task]
     training, asked = examples_of(spec, task)
     encoder = encoder_for(loaded, task, [*training, *asked], spec.train.max_length, progress)
     on_the_way = asked_on_the_way(spec)
     for other in on_the_way:
         encoder.features |= features_of(loaded, other.task, other.examples, progress)
 
-    device = PartialState(cpu=not torch.cuda.is_available()).device
-    _prepare(loaded.model, loaded.entry, spec)
-    base = deepcopy(loaded.model)
+    device = own_device()
     model = loaded.model.to(device)
     # Not around the training: it would keep a weight's bf16 copy over the step that changes the weight.
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=spec.train.precision == "bf16")
@@ -94,21 +92,23 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
         steps, curve = trained.num_steps, trained.curve
         seconds_before = keeper.seconds_before if keeper else 0.0
         if trained.weights is not None:
-            model = attach(deepcopy(base).to(device), loaded.entry, spec.method, spec.location, spec.connector.tuned, spec.seed)
+            model = loaded.model = base_of(spec).model.to(device)
+            model = attach(model, loaded.entry, spec.method, spec.location, spec.connector.tuned, spec.seed)
             model.load_state_dict(trained.weights, strict=False)
+            watch.rebuilt()
     else:
         ask(0)
     train_seconds = seconds_before + time.perf_counter() - clock - monitor.seconds
 
     with tempfile.TemporaryDirectory() as folder, precision():
-        contract = watch.after(model, steps, lambda: base.to(device), Path(folder))
+        contract = watch.after(model, steps, lambda: base_of(spec).model, Path(folder))
     clock = time.perf_counter()
     with precision():
         scores, rows = evaluate(model, encoder, task, asked, spec.eval.max_new_tokens, spec.eval.batch_size)
     eval_seconds = time.perf_counter() - clock
     cost = {
         "trainable_params": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "total_params": sum(p.numel() for p in model.parameters()),
+        "total_params": num_parameters(model),
         "train_seconds": round(train_seconds, 3),
         "eval_seconds": round(eval_seconds, 3),
         "track_seconds": round(monitor.seconds, 3),
@@ -151,6 +151,27 @@ def features_of(
     return loaded.features().get(task, [e.picture_id for e in examples], progress)
 
 
+def own_device() -> torch.device:
+    """Where this process computes: with several GPUs, workers side by side and the processes of one run each have one."""
+    if torch.cuda.is_available() and "LOCAL_RANK" not in os.environ:
+        torch.cuda.set_device(int(os.environ.get(PLACE, "0")) % torch.cuda.device_count())
+    return PartialState(cpu=not torch.cuda.is_available()).device
+
+
+def base_of(spec: RunSpec) -> Loaded:
+    """The base of a run, loaded anew: after its pre-step, in the kernel and the number formats that the run asks for."""
+    loaded = load(spec.model, spec.train.precision)
+    if spec.pre_step:
+        apply_pre_step(loaded, spec)
+    _prepare(loaded.model, loaded.entry, spec)
+    return loaded
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Parameters of a model, each once: beside a part that trains, peft keeps the part as it was."""
+    return sum(p.numel() for name, p in model.named_parameters() if ".original_module." not in name)
+
+
 def _prepare(model: nn.Module, entry: ModelEntry, spec: RunSpec) -> None:
     """Attention kernel and number formats of a base: under bf16 only what stays frozen is kept in it.
 
@@ -173,11 +194,19 @@ def _probe(encoder: Encoder, examples: Sequence[Example], device: torch.device) 
     return {name: tensor.to(device) for name, tensor in encoder.training_batch(examples[:_PROBE_EXAMPLES]).items()}
 
 
+def start_memory() -> None:
+    """Begins the measurement of memory anew, where that can be done: a worker's run before may have needed more."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # Linux alone, and not in every container
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_bytes() -> int:
-    """The most memory used so far: of the GPU where there is one, else of this process."""
+    """The most memory used since `start_memory`: of the GPU where there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def environment() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmpeft.batches import IGNORED
 from mmpeft.checkpoints import Checkpointer, generators, parameters_of
-from mmpeft.errors import MmpeftError
+from mmpeft.errors import MmpeftError, RunFailed
 from mmpeft.spec import TrainSpec
 from mmpeft.task import Example
 
@@ -24,12 +24,11 @@ SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 """What may cut weights or optimizer states into pieces, one a process."""
 
 
-class TrainingDiverged(MmpeftError):
+class TrainingDiverged(RunFailed):
     """The loss left the finite numbers; ``curve`` holds what was seen until then."""
 
     def __init__(self, step: int, loss: float, curve: list[tuple[int, float]]) -> None:
-        super().__init__(f"training diverged: loss {loss} at step {step}; lower train.learning_rate.")
-        self.curve = curve
+        super().__init__(f"training diverged: loss {loss} at step {step}; lower train.learning_rate.", curve)
 
 
 @dataclass

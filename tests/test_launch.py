@@ -1,21 +1,36 @@
 """One run made by two processes is the run that one process makes; a group that fails says why."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 
 from mmpeft.errors import MmpeftError
 from mmpeft.execute import run_missing
-from mmpeft.launch import Launch, configuration, shards
+from mmpeft.launch import Launch, _cause, configuration, shards
 from mmpeft.plan import Planned, params_folder
 from mmpeft.records import Store
 from mmpeft.run import run
 from mmpeft.spec import RunSpec
 
 CONFIGURATIONS = sorted((params_folder() / "accelerate").glob("*.yaml"))
+
+
+class Sharded(Launch):
+    """Launches processes that cut weights on a CPU, in the environment that accelerate's launcher makes of the configuration."""
+
+    def command(self, folder: str) -> list[str]:
+        worker = str(Path(__file__).with_name("sharded_worker.py"))
+        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", worker, folder]
+
+    def _environment(self) -> dict[str, str]:
+        arguments = launch_command_parser().parse_args(["--config_file", str(self.accelerate), "no_script.py"])
+        return {**prepare_multi_gpu_env(_validate_launch_command(arguments)[0]), **super()._environment()}
 
 
 def spec_of(**train: Any) -> RunSpec:
@@ -50,6 +65,63 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
     assert record.contract["without_gradient"] == []
     assert record.contract["frozen_sha256"] == alone.contract["frozen_sha256"]
     assert len(store.predictions(planned.run_id)) == 4
+
+
+@pytest.mark.parametrize(
+    "method", [{"name": "lora", "r": 2}, {"name": "full"}, {"name": "prefix", "num_virtual_tokens": 3}], ids=lambda m: m["name"]
+)
+def test_two_processes_that_hold_half_of_every_weight_give_the_curve_of_one(tmp_path: Path, method: dict[str, Any]) -> None:
+    spec = RunSpec.from_dict({**spec_of().model_dump(), "method": method})
+    run_missing([Planned.of(spec)], store := Store(tmp_path), progress=False, run=Sharded(tmp_path, 2, configuration("fsdp")))
+    record = store.load(Planned.of(spec).run_id)
+    assert record and record.status == "ok", record and record.error
+    alone = run(spec).record
+    assert [loss for _, loss in record.curve] == pytest.approx([loss for _, loss in alone.curve], abs=1e-4)
+    assert record.contract["gradients_judged"] is False  # they were never whole, so the shards were real
+    assert record.contract["frozen_unchanged"] is None
+    assert record.contract["reload_delta_logits"] <= 1e-4
+    assert record.contract["trainable"] == alone.contract["trainable"]
+
+
+def test_shards_without_a_gpu_are_refused_and_not_left_out(tmp_path: Path) -> None:
+    planned, store = Planned.of(spec_of()), Store(tmp_path)
+    run_missing([planned], store, progress=False, run=Launch(tmp_path, 2, configuration("fsdp")))
+    record = store.load(planned.run_id)
+    assert record and record.status == "failed"
+    assert record.error and "weights are cut into shards on GPUs alone, and none was found; take ddp" in record.error
+
+
+def test_a_diverged_run_of_several_processes_keeps_its_losses(tmp_path: Path) -> None:
+    spec = spec_of(learning_rate=1e30, max_grad_norm=1e30)
+    store = Store(tmp_path)
+    run_missing([Planned.of(spec)], store, progress=False, run=Launch(tmp_path, processes=2))
+    record = store.load(Planned.of(spec).run_id)
+    assert record and record.status == "failed"
+    assert record.error and "training diverged" in record.error
+    assert len(record.curve) >= 2
+    assert record.curve[-1][1] is None
+
+
+def test_what_a_crashed_group_says_is_its_error_and_not_the_launchers_frame() -> None:
+    said = [
+        "Traceback (most recent call last):",
+        "[rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError: ",
+        "====================",
+    ]
+    assert _cause(said).startswith("[rank1]: torch.OutOfMemoryError: CUDA out of memory")
+    assert _cause(["it went", "-----"]) == "it went"
+    assert _cause([]) == "nothing was said"
+
+
+def test_a_run_that_left_a_checkpoint_goes_on_from_it_though_nothing_is_said(tmp_path: Path) -> None:
+    whole, _, _ = Launch(tmp_path, checkpoint_every=6)(spec_of())
+    path = Store(tmp_path).checkpoint_path(whole.run_id)
+    told = path.stat().st_mtime_ns
+    again, _, _ = Launch(tmp_path)(spec_of())
+    assert again.curve == whole.curve
+    assert path.stat().st_mtime_ns == told  # from step 6 of 8 there is none to keep
+    assert again.cost["train_seconds"] > 0
 
 
 def test_processes_that_diverge_or_cannot_start_leave_a_failed_row(tmp_path: Path) -> None:

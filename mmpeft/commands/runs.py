@@ -37,7 +37,9 @@ def run(
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Make failed runs again.")] = False,
     engine: Annotated[str, typer.Option(help="Where runs are made: local, or ray, a cluster.")] = "local",
     address: Annotated[str, typer.Option(help="Of the Ray cluster; auto: the one this machine belongs to.")] = "auto",
-    gpus_per_run: Annotated[float, typer.Option(min=0, help="GPUs that Ray keeps for a run; 0.5: two runs on one.")] = 0.0,
+    gpus_per_run: Annotated[
+        float | None, typer.Option(min=0, help="GPUs that Ray keeps for a run; by default one, if there are any.")
+    ] = None,
     cores_per_run: Annotated[float, typer.Option(min=0, help="Cores that Ray keeps for a run.")] = 1.0,
     processes: Annotated[int | None, typer.Option(min=1, help="Processes that make one run together, one a GPU.")] = None,
     accelerate: Annotated[str | None, typer.Option(help="ddp, fsdp, zero2, zero3, or a path.")] = None,
@@ -62,7 +64,8 @@ def run(
     for name in questions() if question is None else [question]:
         asked = load_question(name, scale)
         records = open_store(asked, store)
-        how = RUN if settings == (None, None, None) else Launch(records.path.resolve(), *settings)
+        plain = settings == (None, None, None) and not records.checkpoints()
+        how = RUN if plain else Launch(records.path.resolve(), *settings)
         failed += _run(asked, records, workers or asked.workers, limit, retry_failed, cluster, how)
         if store is None and not asked.store:
             _print_scores(records, asked)
