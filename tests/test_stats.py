@@ -129,7 +129,7 @@ def test_draws_are_distributed_as_full_enumeration_says_also_with_unequal_cluste
         {"t": task_of(values, pictures)}, np.random.default_rng(0), num_draws=100_000
     )
     assert estimate.standard_error == pytest.approx(np.std(exact), rel=0.02)
-    drawn = stats._resampled_means(totals, sizes, np.random.default_rng(0), 90_000)
+    (drawn,) = stats._resampled_means(totals[None], sizes, np.random.default_rng(0), 90_000)
     found, counts = np.unique(drawn.round(9), return_counts=True)
     expected, weights = np.unique(np.round(exact, 9), return_counts=True)
     assert found == pytest.approx(expected)
