@@ -3,6 +3,7 @@
 A contrast is the scores of some rows of a question minus those of others; the file tells the rules.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,9 @@ Row = dict[str, Any]
 SEED_SD = "seed_sd"
 """The measure that compares spreads between seeds."""
 
+RATIO_MARGIN = math.log(1.2)
+"""What counts as no difference between two spreads, as the logarithm of their ratio: a fifth."""
+
 
 class Contrast(Part):
     """Scores of the rows in ``plus`` minus those of the rows in ``minus``.
@@ -34,7 +38,7 @@ class Contrast(Part):
             were asked on the way, any measure of tracks.MEASURES.
         tracked: A group of tasks that the runs were asked on the way; empty: the scores at the end on their own task.
         epoch: When they were asked, unless a row says its own.
-        margin: What counts as no difference; the ledger's unless given.
+        margin: What counts as no difference; unless given the ledger's, for spreads RATIO_MARGIN.
     """
 
     plus: list[Row] = Field(min_length=1)
