@@ -250,6 +250,19 @@ def test_two_seeds_that_differ_much_still_cover_in_more_than_85_percent():
     assert coverage(design, 400, np.random.default_rng(10)) >= 0.85
 
 
+def test_joint_draws_have_each_sets_own_interval_and_the_same_pictures_and_runs():
+    rng = np.random.default_rng(0)
+    names = np.array([f"{draw}/{seed}" for draw in (0, 1) for seed in (0, 1, 2)])
+    one = task_of(rng.normal(size=60) + rng.normal(0, 0.5, 6)[:, None] + rng.normal(size=(6, 60)))
+    first = stats.TaskScores(one.scores, names, one.examples, one.pictures, stats.draws_of(names.tolist()))
+    second = stats.TaskScores(2 * one.scores + 1, names, one.examples, one.pictures, first.draws)
+    shifts = stats.joint_shifts([{"t": first}, {"t": second}], np.random.default_rng(0), 1000)
+    for task, column in ((first, 0), (second, 1)):
+        e = stats.hierarchical_bootstrap({"t": task}, np.random.default_rng(0), num_draws=1000)
+        assert np.quantile(shifts[:, column], [0.025, 0.975]) == pytest.approx([e.low - e.mean, e.high - e.mean])
+    assert shifts[:, 1] == pytest.approx(2 * shifts[:, 0])
+
+
 # --------------------------------------------------------------------------------------------------
 # Two variants
 # --------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 A contrast is the scores of some rows of a question minus those of others; the file tells the rules.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +19,6 @@ Row = dict[str, Any]
 
 SEED_SD = "seed_sd"
 """The measure that compares spreads between seeds."""
-
-RATIO_MARGIN = math.log(1.2)
-"""What counts as no difference between two spreads, as the logarithm of their ratio: a fifth."""
 
 
 class Contrast(Part):

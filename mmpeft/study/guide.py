@@ -22,7 +22,8 @@ from mmpeft.methods import METHODS
 from mmpeft.plan import params_folder, read_yaml
 from mmpeft.spec import Part, parse
 from mmpeft.study import tuning
-from mmpeft.study.claims import RATIO_MARGIN, SEED_SD, Claim, Contrast, Row
+from mmpeft.study.claims import SEED_SD, Claim, Contrast, Row
+from mmpeft.study.comparison import RATIO_MARGIN
 from mmpeft.study.verdicts import ERROR_RATE, Evidence, NoSuchRow, Outcome, chosen, judge_one, runs_behind, value
 
 ONE_TRIAL, STORED = "one trial", "adapter_bytes"

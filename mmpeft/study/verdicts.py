@@ -17,8 +17,8 @@ from mmpeft.records import Store
 from mmpeft.spec import RunSpec
 from mmpeft.stats import TaskScores, hierarchical_bootstrap
 from mmpeft.study import tracks
-from mmpeft.study.claims import RATIO_MARGIN, SEED_SD, Claim, Contrast, Ledger, Row
-from mmpeft.study.comparison import GROUPS, NUM_DRAWS, Results, Variant, read, settings_of
+from mmpeft.study.claims import SEED_SD, Claim, Contrast, Ledger, Row
+from mmpeft.study.comparison import GROUPS, NUM_DRAWS, RATIO_MARGIN, Results, Variant, read, settings_of
 from mmpeft.study.curves import combined, pooled, untrained
 from mmpeft.study.tracks import Tracks
 from mmpeft.summaries import sd_ratio
