@@ -214,9 +214,7 @@ MEASURED = {"yes_share": "yes"}
 """Where a field of YesNo and the measure of tracks have other names."""
 
 
-def _cells(
-    tracks: Tracks, row: Variant, parser: str, moment: int | str, found: YesNo, fields: Sequence[str]
-) -> dict[str, str]:
+def _cells(tracks: Tracks, row: Variant, parser: str, moment: int | str, found: YesNo, fields: Sequence[str]) -> dict[str, str]:
     """Cells of some fields of a row's scores by their heads: a dash for a ratio of nothing, one picture without an interval."""
     few = any(len(set(track.pictures.tolist())) < 2 for track in _tracks_of(tracks, row, "presence"))
     cells = {}
