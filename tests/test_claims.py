@@ -286,6 +286,9 @@ def test_a_contrast_reads_as_words() -> None:
     assert described(first) == "LoRA, connector tuned − LoRA, connector frozen (unseen)"
     twice = {"plus": [{"method": "lora"}, {"method": "ia3"}], "minus": [{"method": "adapter"}, {"method": "prefix"}]}
     assert described(claim({**twice, "expect": "above"}).contrasts[0]) == "(LoRA + (IA)³) − (Adapter + Prefix) (all)"
+    captions = {"tracked": "captions", "measure": "chair_s", "plus": {"method": "lora"}, "minus": {"method": "prefix"}}
+    words = "share of captions that invent a thing: LoRA − Prefix (captions)"
+    assert described(claim({**captions, "expect": "below"}).contrasts[0]) == words
     spreads = {"measure": "seed_sd", "plus": {"method": "lora"}, "minus": {"method": "prefix"}, "over": "OKVQA"}
     assert described(claim({**spreads, "expect": "below"}).contrasts[0]) == "spread over seeds: LoRA over Prefix (OKVQA)"
 

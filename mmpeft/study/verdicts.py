@@ -20,6 +20,7 @@ from mmpeft.study import tracks
 from mmpeft.study.claims import SEED_SD, Claim, Contrast, Ledger, Row
 from mmpeft.study.comparison import GROUPS, NUM_DRAWS, RATIO_MARGIN, Results, Variant, read, settings_of
 from mmpeft.study.curves import combined, pooled, untrained
+from mmpeft.study.track_report import MEASURE_NAMES
 from mmpeft.study.tracks import Tracks
 from mmpeft.summaries import sd_ratio
 from mmpeft.tasks import TASKS
@@ -365,7 +366,8 @@ def _fits(value: Any, wanted: Any) -> bool:
 def described(contrast: Contrast) -> str:
     """A contrast in words: ``LoRA, connector tuned − LoRA, connector frozen (unseen)``."""
     sides = [_side(rows, contrast.over) for rows in (contrast.plus, contrast.minus)]
-    what = {"score": "", SEED_SD: "spread over seeds: "}.get(contrast.measure, f"{contrast.measure} of ")
+    names = {**MEASURE_NAMES, SEED_SD: "spread over seeds"}
+    what = "" if contrast.measure == "score" else f"{names.get(contrast.measure, contrast.measure)}: "
     said = {row.get("over", contrast.over) for row in (*contrast.plus, *contrast.minus)}
     where = contrast.tracked or contrast.over
     sign = "over" if contrast.measure == SEED_SD else "−"
