@@ -206,19 +206,42 @@ def hierarchical_bootstrap(
     if resample_tasks:
         shifts, freedom = _shifts_between_tasks(task_means, rng, num_draws)
     else:
-        shifts, freedom = _shifts_within_tasks(scores, rng, num_draws)
-    standard_error = float(shifts.std())
+        (shifts,), (freedom,) = _shifts_within_tasks([scores], rng, num_draws)
     below, above = np.quantile(shifts, [(1 - level) / 2, (1 + level) / 2])
-    width = 2 * stats.t.ppf((1 + level) / 2, freedom) * standard_error
-    scaling = width / (above - below) if above > below else 1.0
+    scaling = _to_the_width_of_t(shifts, freedom, level)
     return Estimate(
         mean=float(task_means.mean()),
         low=float(task_means.mean() + scaling * below),
         high=float(task_means.mean() + scaling * above),
-        standard_error=standard_error,
-        degrees_of_freedom=freedom,
+        standard_error=float(shifts.std()),
+        degrees_of_freedom=float(freedom),
         num_seeds=min(len(task.scores) for task in scores.values()),
     )
+
+
+def joint_shifts(
+    parts: Sequence[Scores], rng: np.random.Generator, num_draws: int = 4000, level: float = 0.95
+) -> Floats:
+    """(B, P) how far redrawn pictures and runs move the averages of P sets of scores at once.
+
+    The draws of :func:`hierarchical_bootstrap`, the same pictures and runs for all sets, each set's scaled to the width of
+    its own t interval: the percentiles of a column are the ends of that interval.
+
+    Args:
+        parts: Scores of the same tasks, items and runs.
+        rng: Source of the draws.
+        num_draws: B.
+        level: Of the intervals whose width the draws are given.
+    """
+    shifts, freedom = _shifts_within_tasks(parts, rng, num_draws)
+    return np.stack([_to_the_width_of_t(of, df, level) * of for of, df in zip(shifts, freedom, strict=True)], axis=1)
+
+
+def _to_the_width_of_t(shifts: Floats, freedom: float, level: float) -> float:
+    """What draws are to be multiplied by for their percentiles to be as far apart as the ends of a t interval."""
+    below, above = np.quantile(shifts, [(1 - level) / 2, (1 + level) / 2])
+    width = 2 * float(stats.t.ppf((1 + level) / 2, freedom)) * float(shifts.std())
+    return width / float(above - below) if above > below else 1.0
 
 
 def _shifts_between_tasks(
@@ -228,71 +251,83 @@ def _shifts_between_tasks(
     num_tasks = len(task_means)
     if num_tasks < 2:
         raise MmpeftError("resample_tasks: at least two tasks are needed to speak about tasks in general.")
-    means = _resampled_means(task_means, np.ones(num_tasks), rng, num_draws)
+    (means,) = _resampled_means(task_means[None], np.ones(num_tasks), rng, num_draws)
     return means - task_means.mean(), float(num_tasks - 1)
 
 
-def _shifts_within_tasks(scores: Scores, rng: np.random.Generator, num_draws: int) -> tuple[Floats, float]:
-    """(B,) how far redrawn pictures and seeds move the average over tasks, and the degrees of freedom."""
-    total, uncertainty = np.zeros(num_draws), 0.0
-    for name, task in scores.items():
+def _shifts_within_tasks(
+    parts: Sequence[Scores], rng: np.random.Generator, num_draws: int
+) -> tuple[Floats, Floats]:
+    """(P, B) how far redrawn pictures and seeds move each average over tasks, and (P,) the degrees of freedom."""
+    total, uncertainty = np.zeros((len(parts), num_draws)), np.zeros(len(parts))
+    for name, task in parts[0].items():
         if len(set(task.pictures.tolist())) < 2:
             raise MmpeftError(f"task {name}: an interval needs items about at least two pictures.")
-        shifts, squares = _task_shifts(task, rng, num_draws)
+        shifts, squares = _task_shifts([scores[name] for scores in parts], rng, num_draws)
         total += shifts
         uncertainty += squares
-    freedom = float(total.var()) ** 2 / uncertainty if uncertainty > 0 else math.inf
-    return total / len(scores), freedom
+    variance = total.var(axis=1)
+    freedom = np.divide(variance**2, uncertainty, out=np.full(len(parts), math.inf), where=uncertainty > 0)
+    return total / len(parts[0]), freedom
 
 
-def _task_shifts(task: TaskScores, rng: np.random.Generator, num_draws: int) -> tuple[Floats, float]:
-    """(B,) shifts of one task's mean, and Satterthwaite's sum of variance² / degrees of freedom."""
-    _, cluster = np.unique(task.pictures, return_inverse=True)
+def _task_shifts(
+    tasks: Sequence[TaskScores], rng: np.random.Generator, num_draws: int
+) -> tuple[Floats, Floats]:
+    """(P, B) shifts of the means in one task, and (P,) Satterthwaite's sums of variance² / degrees of freedom."""
+    _, cluster = np.unique(tasks[0].pictures, return_inverse=True)
     sizes = np.bincount(cluster).astype(float)  # (K,) items of each picture
-    sums = np.stack([np.bincount(cluster, weights=row) for row in task.scores])  # (S, K)
-    run_means = task.scores.mean(axis=1)
-    num_runs, num_pictures = sums.shape
-    picture_shifts = _resampled_means(sums.mean(axis=0), sizes, rng, num_draws) - run_means.mean()
-    squares = float(picture_shifts.var()) ** 2 / (num_pictures - 1)
+    sums = np.stack([[np.bincount(cluster, weights=row) for row in task.scores] for task in tasks])  # (P, S, K)
+    run_means = np.stack([task.scores.mean(axis=1) for task in tasks])
+    _, num_runs, num_pictures = sums.shape
+    means = run_means.mean(axis=1, keepdims=True)
+    picture_shifts = _resampled_means(sums.mean(axis=1), sizes, rng, num_draws) - means
+    squares = picture_shifts.var(axis=1) ** 2 / (num_pictures - 1)
     if num_runs == 1:
         return picture_shifts, squares
-    residuals = sums - run_means[:, None] * sizes
-    residuals -= residuals.mean(axis=0)
-    noise = (residuals**2).sum() / (num_runs - 1) * num_pictures / (num_pictures - 1) / sizes.sum() ** 2 / num_runs
-    run_shifts, variance, own_squares = _run_shifts(_by_draw(task, run_means), rng, num_draws)
-    kept = math.sqrt(max(0.0, 1 - noise / variance)) if variance > 0 else 0.0
-    return picture_shifts + kept * run_shifts, squares + own_squares
+    residuals = sums - run_means[:, :, None] * sizes
+    residuals -= residuals.mean(axis=1, keepdims=True)
+    noise = (residuals**2).sum(axis=(1, 2)) / (num_runs - 1) * num_pictures / (num_pictures - 1)
+    noise = noise / sizes.sum() ** 2 / num_runs
+    num_subsets = 1 if tasks[0].draws is None else len(np.unique(tasks[0].draws))
+    by_draw = run_means.reshape(len(tasks), num_subsets, -1)
+    run_shifts, variance, own_squares = _run_shifts(by_draw, rng, num_draws)
+    share = np.divide(noise, variance, out=np.ones(len(tasks)), where=variance > 0)
+    kept = np.sqrt(np.maximum(0.0, 1 - share))
+    return picture_shifts + kept[:, None] * run_shifts, squares + own_squares
 
 
-def _by_draw(task: TaskScores, run_means: Floats) -> Floats:
-    """(D, S) the mean of every run: a row a draw of the training set, a column a seed."""
-    return run_means.reshape(1 if task.draws is None else len(np.unique(task.draws)), -1)
+def _run_shifts(means: Floats, rng: np.random.Generator, num_draws: int) -> tuple[Floats, Floats, Floats]:
+    """How far redrawn draws and seeds move means of runs, (P, B), their variances and Satterthwaite's sums for them, (P,).
 
-
-def _run_shifts(means: Floats, rng: np.random.Generator, num_draws: int) -> tuple[Floats, float, float]:
-    """(B,) how far redrawn draws and seeds move the mean of (D, S) runs, its variance, and Satterthwaite's sum for it.
-
-    With mean squares M of draws, seeds and the rest, the variance is (M_draw + M_seed - M_rest) / DS, but at least that of
+    With mean squares M of draws, seeds and the rest, a variance is (M_draw + M_seed - M_rest) / DS, but at least that of
     either alone: the rest moves both, and would be counted twice.
+
+    Args:
+        means: (P, D, S) the mean of every run: by set of scores, by draw of the training set, by seed.
+        rng: Source of the draws.
+        num_draws: B.
     """
-    sides = [side for side in (means.mean(axis=1), means.mean(axis=0)) if len(side) > 1]
-    parts = [float(side.var(ddof=1)) / len(side) for side in sides]  # M / DS of each
-    shifts = np.zeros(num_draws)
+    sides = [side for side in (means.mean(axis=2), means.mean(axis=1)) if side.shape[1] > 1]
+    of_sides = np.stack([side.var(axis=1, ddof=1) / side.shape[1] for side in sides])  # M / DS of each
+    shifts = np.zeros((len(means), num_draws))
     for side in sides:
-        shifts += _resampled_means(side, np.ones(len(side)), rng, num_draws) - means.mean()
-    squares = sum(part**2 / (len(side) - 1) for part, side in zip(parts, sides, strict=True))
-    variance = sum(parts)
-    if len(sides) > 1 and variance > 0:
-        rest = means - sides[0][:, None] - sides[1] + means.mean()
-        both = float((rest**2).sum()) / ((len(sides[0]) - 1) * (len(sides[1]) - 1)) / means.size
-        share = max(variance - both, *parts) / variance
-        shifts, variance, squares = math.sqrt(share) * shifts, share * variance, share**2 * squares
+        of_side = _resampled_means(side, np.ones(side.shape[1]), rng, num_draws)
+        shifts += of_side - means.mean(axis=(1, 2))[:, None]
+    freedom = np.array([side.shape[1] - 1 for side in sides])
+    squares, variance = (of_sides**2 / freedom[:, None]).sum(axis=0), of_sides.sum(axis=0)
+    if len(sides) > 1:
+        rest = means - sides[0][:, :, None] - sides[1][:, None, :] + means.mean(axis=(1, 2), keepdims=True)
+        both = (rest**2).sum(axis=(1, 2)) / freedom.prod() / means[0].size
+        kept = np.maximum(variance - both, of_sides.max(axis=0))
+        share = np.divide(kept, variance, out=np.ones(len(means)), where=variance > 0)
+        shifts, variance, squares = np.sqrt(share)[:, None] * shifts, share * variance, share**2 * squares
     return shifts, variance, squares
 
 
 def _resampled_means(totals: Floats, sizes: Floats, rng: np.random.Generator, num_draws: int) -> Floats:
-    """(B,) sum of totals over sum of sizes of n - 1 units drawn with replacement from n."""
-    num_units = len(totals)
+    """(P, B) sums of (P, n) totals over sums of their (n,) sizes, for n - 1 units drawn with replacement from n."""
+    num_units = totals.shape[1]
     equal = bool((sizes == sizes[0]).all())
     block = max(1, _MAX_CELLS // num_units)
     means = []
@@ -301,8 +336,19 @@ def _resampled_means(totals: Floats, sizes: Floats, rng: np.random.Generator, nu
         drawn = rng.integers(num_units, size=shape, dtype=np.int32).astype(np.intp)
         # mode="clip" spares the check of each index, all of which are in range.
         weights = sizes[0] * shape[1] if equal else sizes.take(drawn, mode="clip").sum(axis=1)
-        means.append(totals.take(drawn, mode="clip").sum(axis=1) / weights)
-    return np.concatenate(means)
+        means.append(_sums_of_drawn(totals, drawn) / weights)
+    return np.concatenate(means, axis=1)
+
+
+def _sums_of_drawn(totals: Floats, drawn: NDArray[np.intp]) -> Floats:
+    """(P, B) sums of (P, n) totals over the units (B, m) that were drawn; of several rows by how often each unit was."""
+    if len(totals) == 1:
+        return totals[0].take(drawn, mode="clip").sum(axis=1)[None]
+    num_draws, num_units = len(drawn), totals.shape[1]
+    places = drawn + num_units * np.arange(num_draws)[:, None]
+    often = np.bincount(places.ravel(), minlength=num_draws * num_units).reshape(num_draws, num_units)
+    found: Floats = totals @ often.T
+    return found
 
 
 # --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fixture_records import NUM_EXAMPLES, Rule, by_size, fill, question
+from made_results import results_of
 
 from mmpeft.errors import MmpeftError
 from mmpeft.records import Store
@@ -17,7 +18,7 @@ from mmpeft.study import comparison, ledger
 from mmpeft.study.claims import Claim, Ledger, load_ledger
 from mmpeft.study.comparison import Results
 from mmpeft.study.tracks import Tracks
-from mmpeft.study.verdicts import Evidence, Judged, chosen, described, evidence, judge, ruled, weighed
+from mmpeft.study.verdicts import Evidence, Judged, Outcome, chosen, described, evidence, judge, ruled, weighed, why_contradicted
 from mmpeft.tasks import TASKS
 
 TUNED_OVER_FROZEN = {
@@ -79,6 +80,37 @@ def verdict(found: Results, one: Claim, margin: float = 0.02) -> Judged:
 )
 def test_a_contrast_is_weighed_by_its_interval(expect: str, low: float, high: float, expected: str) -> None:
     assert weighed(expect, low, high, margin=0.02) == expected
+
+
+@pytest.mark.parametrize(
+    ("expect", "low", "high", "expected"),
+    [
+        ("above", -0.05, -0.01, "the other way round"),
+        ("above", -0.01, 0.01, "smaller than the margin"),
+        ("above", -0.015, -0.005, "smaller than the margin"),  # being near comes first
+        ("below", 0.01, 0.05, "the other way round"),
+        ("below", -0.015, 0.001, "smaller than the margin"),
+        ("near", 0.03, 0.05, "larger than the margin"),
+        ("above", -0.01, 0.05, ""),
+        ("near", -0.01, 0.01, ""),
+    ],
+)
+def test_a_contradiction_has_a_reason(expect: str, low: float, high: float, expected: str) -> None:
+    assert why_contradicted(expect, low, high, margin=0.02) == expected
+
+
+def test_the_decisive_contrast_is_the_one_that_leaves_least_to_the_claim() -> None:
+    def least(expect: str, verdict: Any, *ends: tuple[float | None, float | None]) -> str:
+        pair = {"plus": {"method": "lora"}, "minus": {"method": "ia3"}, "expect": expect}
+        outcomes = tuple(Outcome(str(i), verdict, low, low, high) for i, (low, high) in enumerate(ends))
+        return Judged(claim(*[pair] * len(ends)), verdict, outcomes, "tiny", (), 0).decisive.name
+
+    assert least("above", "supported", (0.03, 0.2), (0.01, 0.3)) == "1"
+    assert least("below", "supported", (-0.2, -0.03), (-0.3, -0.01)) == "1"
+    assert least("above", "undecided", (None, None), (-0.1, 0.2), (-0.05, 0.01)) == "2"
+    assert least("above", "contradicted", (-0.3, -0.01), (-0.2, -0.15)) == "1"
+    assert least("near", "supported", (-0.001, 0.001), (-0.01, 0.015)) == "1"
+    assert least("near", "contradicted", (0.03, 0.5), (-0.4, -0.2)) == "1"
 
 
 def test_all_needs_every_contrast_and_most_more_than_half() -> None:
@@ -185,6 +217,16 @@ def test_spreads_over_seeds_are_compared_as_a_ratio(tmp_path: Path) -> None:
         verdict(found, both)
 
 
+def test_spreads_surely_within_a_fifth_of_each_other_do_not_differ() -> None:
+    asked = question(seeds=list(range(12)), columns=["ScienceQA"])
+    found = results_of(asked, lambda spec: 0.5 + 0.03 * (-1) ** spec.seed * (1 + 0.02 * spec.seed))
+    rows = {"plus": {"method": "lora", "connector": "frozen"}, "minus": {"method": "prefix", "connector": "frozen"}}
+    one = verdict(found, claim({"measure": "seed_sd", **rows, "over": "ScienceQA", "expect": "below"}))
+    (outcome,) = one.outcomes
+    assert one.in_words == "contradicted: smaller than the margin"
+    assert outcome.high is not None and 0.02 < outcome.high < math.log(1.2)  # the margin of scores would be too narrow
+
+
 def test_ranks_choose_among_the_sizes_of_a_question(tmp_path: Path) -> None:
     variants = [{"method": {"name": "lora", "r": r}} for r in (2, 4, 8)]
     found = results(tmp_path, changes={"variants": variants, "tasks": ["mini-okvqa", "mini-scienceqa"]})
@@ -242,6 +284,13 @@ def test_a_column_that_is_not_there_is_refused(complete: Results) -> None:
 def test_a_contrast_reads_as_words() -> None:
     (first, *_) = claim({**TUNED_OVER_FROZEN, "over": "unseen", "expect": "above"}).spread()
     assert described(first) == "LoRA, connector tuned − LoRA, connector frozen (unseen)"
+    twice = {"plus": [{"method": "lora"}, {"method": "ia3"}], "minus": [{"method": "adapter"}, {"method": "prefix"}]}
+    assert described(claim({**twice, "expect": "above"}).contrasts[0]) == "(LoRA + (IA)³) − (Adapter + Prefix) (all)"
+    captions = {"tracked": "captions", "measure": "chair_s", "plus": {"method": "lora"}, "minus": {"method": "prefix"}}
+    words = "share of captions that invent a thing: LoRA − Prefix (captions)"
+    assert described(claim({**captions, "expect": "below"}).contrasts[0]) == words
+    spreads = {"measure": "seed_sd", "plus": {"method": "lora"}, "minus": {"method": "prefix"}, "over": "OKVQA"}
+    assert described(claim({**spreads, "expect": "below"}).contrasts[0]) == "spread over seeds: LoRA over Prefix (OKVQA)"
 
 
 # The shipped ledger
@@ -280,10 +329,14 @@ def test_the_paper_against_itself_counts_what_can_be_read() -> None:
 def test_tables_and_sentences_say_the_verdicts(complete: Results) -> None:
     found = [verdict(complete, claim({**TUNED_OVER_FROZEN, "over": "unseen", "expect": expect})) for expect in ("above", "below")]
     assert ledger.counts(found) == {"supported": 1, "contradicted": 1, "undecided": 0}
-    assert "Of 2 claims of the paper, 1 are supported" in ledger.in_brief(found)
+    assert "Of 2 claims of the paper, 1 are supported by our runs at the scale tiny" in ledger.in_brief(found)
+    assert "Contradicted, the other way round: «It is so.»" in ledger.in_brief(found)
+    assert [one.to_dict()["reason"] for one in found] == ["", "the other way round"]
+    assert "Contradicted: the other way round (120 of 120 runs" in ledger.said([found[1]], "x")
     assert "Supported (120 of 120 runs, scale tiny)" in ledger.said(found, "x")
     table = ledger.verdict_table(found)
     assert table.frame["verdict"].tolist() == ["supported", "contradicted"] and "✗ contradicted" in table.html
+    assert "the other way round" in table.html
     assert len(ledger.contrast_table(found[0]).frame) == 4
     with pytest.raises(MmpeftError, match="not in the ledger"):
         ledger.said(found, "y")

@@ -9,7 +9,7 @@ from made_results import NUM_ITEMS, asked, results_of
 from mmpeft.entry import Dims
 from mmpeft.registry import known_dims
 from mmpeft.spec import RunSpec, TrainSpec
-from mmpeft.stats import TaskScores
+from mmpeft.stats import TaskScores, draws_of
 from mmpeft.study import comparison, curve_report, curves
 from mmpeft.study.comparison import Results
 from mmpeft.study.curves import ALL, Line
@@ -132,6 +132,9 @@ def test_only_common_runs_are_combined() -> None:
     assert found["t"].seeds.tolist() == ["1", "3"] and found["t"].scores.tolist() == [[1.0, 1.0], [3.0, 3.0]]
     assert curves.combined([(1.0, scores(["1"])), (1.0, scores(["2"]))]) == {}
     assert curves.combined([(1.0, scores(["1"])), (1.0, {})]) == {}
+    base = {"t": curves.untrained(scores(["0"])["t"])}
+    over = curves.combined([(1.0, scores(["1", "3"])), (-1.0, base)])["t"]
+    assert over.seeds.tolist() == ["1", "3"] and over.scores.tolist() == [[1.0, 1.0], [3.0, 3.0]]
 
 
 def test_what_data_bring_is_told_apart_from_what_steps_bring(data: Results) -> None:
@@ -171,17 +174,21 @@ def test_crossings_of_single_draws_by_hand() -> None:
     assert found[:4].tolist() == [1.5, 0.25, math.inf, -math.inf] and math.isnan(found[4])
 
 
-def test_joint_shifts_have_the_standard_errors_of_means_of_pictures_and_runs() -> None:
-    rng = np.random.default_rng(0)
-    items = np.arange(400).astype(str)
-    seeds = np.arange(6).astype(str)
-    of_item, of_seed = rng.normal(0, 0.3, 400), rng.normal(0, 0.05, 6)
-    matrix = of_item + of_seed[:, None]
-    parts = [{"t": TaskScores(matrix * scale, seeds, items, items)} for scale in (1.0, 2.0)]
-    shifts = curves.joint_shifts(parts, rng, 4000)
-    expected = math.sqrt(of_item.var(ddof=1) / 400 + of_seed.var(ddof=1) / 6)
-    assert shifts.std(axis=0) == pytest.approx([expected, 2 * expected], rel=0.06)
-    assert np.corrcoef(shifts.T)[0, 1] > 0.99  # the same pictures and runs for both
+@pytest.mark.parametrize("draw_sd", [0.0, 0.3, 1.0])
+def test_the_interval_of_a_crossing_holds_its_place_about_as_often_as_it_says(draw_sd: float) -> None:
+    rng, items = np.random.default_rng(1), np.arange(40).astype(str)
+    names = np.array([f"{draw}/{seed}" for draw in (0, 1) for seed in (0, 1, 2)])
+    held = []
+    for _ in range(200):
+        parts = []
+        for truth in (2.0, 0.0, -2.0):  # the lines cross at the middle one of three sizes
+            runs = rng.normal(0, draw_sd, (2, 1)) + rng.normal(0, 0.3, 3) + rng.normal(0, 0.1, (2, 3))
+            scores = truth + runs.reshape(-1, 1) + rng.normal(0, 1, 40) + rng.normal(0, 1, (6, 40))
+            parts.append({"t": TaskScores(scores, names, items, items, draws_of(names.tolist()))})
+        found = curves.crossing_of([160, 800, 4000], parts, ("a", "b"))
+        if found.first == "a" and not math.isnan(found.x):
+            held.append(found.low <= 800 <= found.high)
+    assert len(held) > 180 and np.mean(held) > 0.86
 
 
 def test_tables_hold_what_is_known_and_dashes_for_the_rest() -> None:

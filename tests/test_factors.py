@@ -53,6 +53,7 @@ def test_the_one_run_of_the_base_stands_against_every_seed() -> None:
         (0.0, ["adds something of its own", "as much beside LoRA as it does alone, within 2 points"]),
         (-0.1, ["adds something of its own", "brings more beside LoRA"]),
         (0.4, ["the connector does better by itself", "brings less beside LoRA"]),
+        (0.305, ["So the method changes the score by less than 2 points.", "brings less beside LoRA"]),
     ],
 )
 def test_the_control_says_whose_the_gain_is(shared: float, words: list[str]) -> None:

@@ -127,6 +127,9 @@ def test_the_smallest_file_wins_by_bytes_and_its_price_is_told(complete: Results
     assert behind and behind.mean == pytest.approx(math.log(2))
     assert found.price and found.price[0] == "LoRA" and found.price[1].mean and found.price[1].mean > 0
     assert "with 2.0 times as much: Prefix" in guide_report.reason(found)
+    near = complete.runs.assign(adapter_bytes=complete.runs["method"].map({**sizes, "ia3": 180.0}))
+    found = advice(replace(complete, runs=near), measure="adapter_bytes", better="lower", against=[])
+    assert found.sureness == guide.LITTLE  # a ninth more is less than the margin of ratios, a fifth
 
 
 def test_without_time_for_tuning_the_flat_method_wins() -> None:

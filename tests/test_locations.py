@@ -7,7 +7,7 @@ from mmpeft.entry import Dims
 from mmpeft.plan import load_question
 from mmpeft.registry import known_dims
 from mmpeft.spec import RunSpec
-from mmpeft.study import comparison, locations, paper_sweeps
+from mmpeft.study import comparison, locations, paper, paper_sweeps
 from mmpeft.study.comparison import Results
 from mmpeft.tasks import TASKS
 
@@ -85,7 +85,7 @@ def test_the_papers_best_locations_are_held_against_ours() -> None:
     assert checks["best location of (IA)³, seen columns"].verdict == "undecided"  # the paper's lead is too small
     table = paper_sweeps.published_locations(results_of(ASKED, by_place)).frame
     assert table.loc[("LoRA", "both"), ("average (%)", "unseen, these columns")] == pytest.approx((0.862 + 0.888) / 2)
-    assert "What does not hold" in paper_sweeps.checks_told(list(checks.values()))
+    assert "What does not hold" in paper.checks_told(list(checks.values()))
 
 
 def test_without_runs_nothing_is_claimed() -> None:
@@ -93,4 +93,4 @@ def test_without_runs_nothing_is_claimed() -> None:
     assert "not known yet" in locations.best_location(nothing, "same size", "unseen")
     assert locations.locations_table(nothing, "same count").frame["unseen"].isna().all()
     assert paper_sweeps.location_checks(nothing) == []
-    assert "Nothing in the paper's table" in paper_sweeps.checks_told([])
+    assert "Nothing in the paper's table" in paper.checks_told([])

@@ -11,6 +11,7 @@ from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
 from mmpeft.records import Store
 from mmpeft.spec import RunSpec
+from mmpeft.stats import Estimate
 from mmpeft.study import comparison, differences, figures, gallery, paper, report
 from mmpeft.study.comparison import Results
 from mmpeft.tasks import COLUMNS, MINI, TASKS
@@ -135,8 +136,8 @@ def test_sentences_name_the_best_row_and_its_equals(complete: Results) -> None:
 def test_without_records_every_table_and_sentence_still_comes(nothing: Results) -> None:
     assert "too few runs" in report.standing(nothing, "unseen")
     assert "not known yet" in report.connector_effect(nothing, "seen")
-    assert paper.agreement(nothing).startswith("Nothing in the paper's table")
-    assert paper.agreement_table(nothing).frame.empty
+    assert paper.checks_told(paper.checks(nothing)).startswith("Nothing in the paper's table")
+    assert paper.checks_table(paper.checks(nothing)).frame.empty
     assert all(differences.paired_table(nothing, over).html for over in ("frozen", "connector", "zero-shot"))
     for draw in (figures.plot_methods, figures.plot_parameters, figures.plot_learning_rates):
         assert draw(nothing)._repr_png_().startswith(b"\x89PNG")
@@ -159,7 +160,24 @@ def test_agreement_follows_the_records(tmp_path: Path, rule: object, verdict: st
     assert found["order of 7 rows by their unseen average"] == verdict
     assert found["effect of a tuned connector on the unseen average of Adapter"] == verdict
     assert found["effect of a tuned connector on the seen average of Adapter"] == "undecided"  # too small in the paper
-    assert ("What does not hold" in paper.agreement(results)) == (verdict == "disagrees")
+    assert ("What does not hold" in paper.checks_told(paper.checks(results))) == (verdict == "disagrees")
+
+
+def test_the_sign_of_an_effect_and_the_lead_of_the_best_row_count_only_if_they_are_sure(tmp_path: Path) -> None:
+    def close(spec: RunSpec) -> float:
+        return 0.5 + (like_the_paper(spec) - 0.5) / 100  # the paper's order, too close together to be told apart
+
+    results = comparison.read(ASKED, fill(Store(tmp_path), ASKED.planned(), close))
+    found = {check.statement: check for check in paper.checks(results)}
+    assert found["effect of a tuned connector on the unseen average of Adapter"].verdict == "undecided"
+    assert found["best row on the unseen tasks"].verdict == "undecided"
+
+
+def test_the_interval_of_a_share_ends_with_the_scale_and_that_of_a_difference_does_not() -> None:
+    e = Estimate(0.38, -0.045, 1.02, 0.2, 4.0, 5)
+    assert report.cell(e) == "38.0<small>0.0 to 100.0</small>" and "(0.0 to 100.0)" in report.with_interval(e)
+    assert "−4.5 to +102.0" in report.cell(e, sign=True) and "−4.5 to +102.0" in report.with_interval(e, sign=True)
+    assert report.cell(Estimate(7.5, -0.5, 12.0, 1.0, 4.0, 5), plain=True) == "7.5<small>−0.5 to 12.0</small>"
 
 
 def test_every_method_has_one_color_and_the_drawings_use_it() -> None:

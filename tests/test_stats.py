@@ -129,7 +129,7 @@ def test_draws_are_distributed_as_full_enumeration_says_also_with_unequal_cluste
         {"t": task_of(values, pictures)}, np.random.default_rng(0), num_draws=100_000
     )
     assert estimate.standard_error == pytest.approx(np.std(exact), rel=0.02)
-    drawn = stats._resampled_means(totals, sizes, np.random.default_rng(0), 90_000)
+    (drawn,) = stats._resampled_means(totals[None], sizes, np.random.default_rng(0), 90_000)
     found, counts = np.unique(drawn.round(9), return_counts=True)
     expected, weights = np.unique(np.round(exact, 9), return_counts=True)
     assert found == pytest.approx(expected)
@@ -248,6 +248,19 @@ def test_a_95_percent_interval_covers_the_truth_about_as_often(name):
 def test_two_seeds_that_differ_much_still_cover_in_more_than_85_percent():
     design = {"num_seeds": 2, "num_pictures": 100, "picture_sd": 0.1, "noise_sd": 0.2, "seed_sd": 0.06}
     assert coverage(design, 400, np.random.default_rng(10)) >= 0.85
+
+
+def test_joint_draws_have_each_sets_own_interval_and_the_same_pictures_and_runs():
+    rng = np.random.default_rng(0)
+    names = np.array([f"{draw}/{seed}" for draw in (0, 1) for seed in (0, 1, 2)])
+    one = task_of(rng.normal(size=60) + rng.normal(0, 0.5, 6)[:, None] + rng.normal(size=(6, 60)))
+    first = stats.TaskScores(one.scores, names, one.examples, one.pictures, stats.draws_of(names.tolist()))
+    second = stats.TaskScores(2 * one.scores + 1, names, one.examples, one.pictures, first.draws)
+    shifts = stats.joint_shifts([{"t": first}, {"t": second}], np.random.default_rng(0), 1000)
+    for task, column in ((first, 0), (second, 1)):
+        e = stats.hierarchical_bootstrap({"t": task}, np.random.default_rng(0), num_draws=1000)
+        assert np.quantile(shifts[:, column], [0.025, 0.975]) == pytest.approx([e.low - e.mean, e.high - e.mean])
+    assert shifts[:, 1] == pytest.approx(2 * shifts[:, 0])
 
 
 # --------------------------------------------------------------------------------------------------

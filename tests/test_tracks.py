@@ -11,9 +11,12 @@ from mmpeft.errors import MmpeftError
 from mmpeft.faithfulness import ratio_scores
 from mmpeft.plan import load_question
 from mmpeft.records import Store
-from mmpeft.study import album, answers, comparison, faith_report, track_figures, track_report, tracks
+from mmpeft.spec import parse
+from mmpeft.study import album, answers, comparison, faith_report, ledger, track_figures, track_report, tracks
+from mmpeft.study.claims import Claim
 from mmpeft.study.comparison import Variant
 from mmpeft.study.tracks import Tracks
+from mmpeft.study.verdicts import Evidence, judge_one
 
 TASKS = ["mini-scienceqa", "mini-iconqa-txt", "mini-flickr30k", "mini-vqav2", "mini-pope"]
 TRACK = {"every_epochs": 2, "num_examples": 48, "split": "test", "tasks": TASKS}
@@ -137,17 +140,24 @@ def test_a_mean_needs_every_planned_pair(partial: Tracks, nothing: Tracks) -> No
     assert nothing.rows == [] and nothing.base is not None
 
 
-def test_the_contest_finds_what_the_fixture_holds(complete: Tracks) -> None:
-    best = track_report.contest(complete, "adapter", "other sources", "last", highest=True)
-    worst = track_report.contest(complete, "prefix", "other sources", "last", highest=False)
-    wrong = track_report.contest(complete, "prefix", "other sources", "last", highest=True)
-    assert best and best.verdict == "supported" and set(best.differences) == {"LoRA", "(IA)³", "Prefix"}
-    assert worst and worst.verdict == "supported"
-    assert wrong and wrong.verdict == "contradicted"
-    said = track_report.contest_sentence(complete, "adapter", "other sources", "last", highest=True)
-    assert "«Adapter has the highest score of the other sources at the last epoch»: **supported**" in said
-    close = track_report.contest_sentence(complete, "ia3", "other sources", "last", highest=True)
-    assert "contradicted" in close or "undecided" in close
+def test_a_page_judges_the_claims_about_its_question_by_its_own_runs(complete: Tracks) -> None:
+    judged = ledger.of_page(complete.results, complete)
+    assert {one.claim.question for one in judged} == {"generalization"}
+    said = ledger.said(judged, "adapter-generalizes-best", numbers=True)
+    assert "Supported (" in said and said.count(" points (") == 3 and "Adapter − LoRA (other sources): +" in said
+    by = {one.claim.id: one for one in judged}
+    assert by["prefix-generalizes-worst"].verdict == "supported"
+    short = Tracks(complete.results, {key: track for key, track in complete.found.items() if key[0].label != "LoRA"})
+    assert {one.verdict for one in ledger.of_page(short.results, short)} == {"undecided"}
+
+
+def test_the_base_stands_against_every_seed_on_the_way_too(complete: Tracks) -> None:
+    row_of = {"plus": [{"method": "lora"}], "minus": [{"method": "zero-shot"}], "tracked": "seen", "expect": "above"}
+    fields = {"id": "x", "claim": "It is so.", "where": "", "question": "generalization", "rule": "all"}
+    claim = parse(Claim, {**fields, "contrasts": [row_of]})
+    (outcome,) = judge_one(claim, Evidence(complete.results, complete), 0.02).outcomes
+    e = tracks.change(complete, row(complete, "LoRA"), row(complete, "Zero-shot"), "seen", "last", 0)
+    assert e is not None and outcome.mean == pytest.approx(e.mean)
 
 
 def test_forgetting_is_measured_against_the_base(complete: Tracks) -> None:
@@ -196,8 +206,16 @@ def test_the_same_answers_are_read_by_three_parsers(captions: Tracks) -> None:
     assert frame.loc[("Prefix", "lmms-eval"), "unparsed"] > 0  # the fixture's wrong answers are «no.» and «Yes, there is.»
     assert frame.loc[("Prefix", "POPE"), "unparsed"] == frame.loc[("Prefix", "MME"), "unparsed"] == 0
     assert frame.loc[("Prefix", "POPE"), "accuracy"] == pytest.approx(frame.loc[("Prefix", "MME"), "accuracy"])
-    kinds = faith_report.kinds_table(captions).frame
-    assert {kind for kind, _ in kinds.columns} == {"random", "popular", "adversarial"}
+    kinds = faith_report.kinds_table(captions)
+    assert {kind for kind, _ in kinds.frame.columns} == {"random", "popular", "adversarial"}
+    assert kinds.html.count("<small>") > 3 * len(captions.rows)  # each number with its interval
+    for of, field in (("precision", "precision"), ("recall", "recall"), ("f1", "f1"), ("yes", "yes_share")):
+        e = tracks.estimate(captions, row(captions, "LoRA"), "presence", "last", f"{of}, MME")
+        value = frame.loc[("LoRA", "MME"), field]
+        assert e is not None and (np.isnan(value) or e.mean == pytest.approx(value))
+    found = faith_report.judged(captions, row(captions, "LoRA"), "MME", kind="popular")
+    assert found and found.num_questions < frame.loc[("LoRA", "MME"), "num_questions"]
+    assert kinds.frame.loc["LoRA", ("popular", "accuracy")] == pytest.approx(found.accuracy)
     assert "order" in faith_report.rankings(captions)
 
 
@@ -247,7 +265,7 @@ def test_everything_can_be_shown_with_all_some_and_no_records(which: str, reques
         track_report.course(found, "captions", "chair_s"),
         track_report.standing(found, "other sources"),
         track_report.standing(found, "captions", "last", "chair_s", best="lowest"),
-        track_report.contest_sentence(found, "adapter", "captions", "last", highest=False, measure="chair_s"),
+        ledger.said(ledger.of_page(found.results, found), "adapter-generalizes-best", numbers=True),
         faith_report.rankings(found),
     ]
     assert all(sentence and "nan" not in sentence.split() for sentence in sentences)

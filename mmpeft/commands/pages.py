@@ -10,7 +10,7 @@ from mmpeft.commands.terms import AsJson, Scale, StoreFolder, out, print_json
 
 
 def claims(scale: Scale = None, store: StoreFolder = None, as_json: AsJson = False) -> None:
-    """Each claim of the paper with its verdict: supported, contradicted or undecided by the recorded runs."""
+    """Each claim of the paper with its verdict: supported, contradicted (and why) or undecided by the recorded runs."""
     from mmpeft.study.ledger import MARKS, counts, judged
 
     found = judged(scale, None if store is None else str(store))
@@ -20,7 +20,7 @@ def claims(scale: Scale = None, store: StoreFolder = None, as_json: AsJson = Fal
     table = Table("verdict", "claim", "runs", "scale", box=None, pad_edge=False)
     for one in found:
         runs = f"{len(one.run_ids)} of {one.num_planned}"
-        table.add_row(f"{MARKS[one.verdict]} {one.verdict}", one.claim.claim, runs, one.scale)
+        table.add_row(f"{MARKS[one.verdict]} {one.in_words}", one.claim.claim, runs, one.scale)
     out.print(table)
     out.print(", ".join(f"{number} {verdict}" for verdict, number in counts(found).items()))
 

@@ -34,7 +34,7 @@ class Contrast(Part):
             were asked on the way, any measure of tracks.MEASURES.
         tracked: A group of tasks that the runs were asked on the way; empty: the scores at the end on their own task.
         epoch: When they were asked, unless a row says its own.
-        margin: What counts as no difference; the ledger's unless given.
+        margin: What counts as no difference; unless given the ledger's, for spreads RATIO_MARGIN.
     """
 
     plus: list[Row] = Field(min_length=1)

@@ -8,6 +8,7 @@ most its metric can give: CIDEr-D goes to 10, so 7 counts as 0.7. Taken as the p
 700 on pictures as plain as ours and drown the others.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -36,6 +37,9 @@ FULL_MARKS = {"CIDEr-D": 10.0}
 
 GROUPS = ("unseen", "seen")
 NUM_DRAWS = 2000
+
+RATIO_MARGIN = math.log(1.2)
+"""What counts as no difference where a ratio is asked about, as its logarithm: a fifth."""
 
 
 @dataclass(frozen=True, order=True)

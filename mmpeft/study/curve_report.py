@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmpeft.decide import verdicts
+from mmpeft.decide import ERROR_RATE, t_interval, verdicts
 from mmpeft.plan import Question
 from mmpeft.stats import Estimate
-from mmpeft.study.comparison import CONNECTOR_SAID, GROUPS, Results, variants_of
+from mmpeft.study.comparison import CONNECTOR_SAID, GROUPS, Results, margin, variants_of
 from mmpeft.study.curves import (
     Crossing,
     Line,
@@ -104,19 +104,23 @@ def _with_numbers(found: Mapping[str, Estimate]) -> list[str]:
     return [f"{label} by {with_interval(e, sign=True)}" for label, e in found.items()]
 
 
-def smaller_is_enough(results: Results, of: Sequence[Line], group: str, margin: float = 0.01) -> Prose:
-    """For each method the smallest size whose average is, with its whole interval, at most a margin below the largest's."""
+def smaller_is_enough(results: Results, of: Sequence[Line], group: str) -> Prose:
+    """For each method the smallest size whose average is, with its whole interval, at most the margin below the largest's.
+
+    The margin is that of the claims ledger. The intervals are of 1 - 0.05 / (number of sizes compared with the largest).
+    """
     found = {}
     for line in (line for line in of if len(line.points) > 1):
         *smaller, largest = line.points
         gains = [(point, step(results, point, largest, group)) for point in smaller]
         if any(e is None for _, e in gains):
             continue
-        enough = next((point for point, e in gains if e and e.high < margin), largest)
+        sure = 1 - ERROR_RATE / len(gains)
+        enough = next((point for point, e in gains if e and t_interval(e, sure)[1] < margin()), largest)
         found[line.label] = f"{line.label} {enough.x:,.0f} of {largest.x:,.0f}"
     if not found:
         return Prose(f"Which size is enough on the {group} tasks is not known yet.")
-    text = f"The smallest number of parameters that is surely no more than {percent(margin, 0)} point below the largest"
+    text = f"The smallest number of parameters that is surely no more than {percent(margin(), 0)} points below the largest"
     return Prose(f"{text}, on the {group} tasks: {listed(found.values())}.")
 
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from mmpeft.decide import Verdict, verdicts
 from mmpeft.methods import METHODS
-from mmpeft.stats import Estimate, TaskScores, hierarchical_bootstrap
+from mmpeft.stats import Estimate, hierarchical_bootstrap
 from mmpeft.study import comparison
 from mmpeft.study.comparison import Results, Variant, find, margin
 from mmpeft.study.curve_report import groups_of
-from mmpeft.study.curves import Scores, combined, pooled
+from mmpeft.study.curves import combined, pooled
 from mmpeft.study.differences import Cells, compared
 from mmpeft.study.report import Prose, Table, listed, percent, with_interval
 
@@ -54,9 +54,7 @@ def effect(results: Results, label: str, name: str, what: str) -> Estimate | Non
     scores = {part: pooled(results, (row,), what) if row else {} for part, row in rows.items() if part in EFFECTS[name]}
     if not all(scores.values()):
         return None
-    trained = next(scores[part] for part in scores if part != "base")
-    parts = {part: _repeated(one, trained) if part == "base" else one for part, one in scores.items()}
-    total = combined([(weight, parts[part]) for part, weight in EFFECTS[name].items()])
+    total = combined([(weight, scores[part]) for part, weight in EFFECTS[name].items()])
     return hierarchical_bootstrap(total, np.random.default_rng(0), num_draws=comparison.NUM_DRAWS) if total else None
 
 
@@ -67,16 +65,6 @@ def _rows(results: Results, label: str) -> dict[str, Variant | None]:
         "connector": find(results, CONNECTOR),
         "base": find(results, BASE),
     }
-
-
-def _repeated(base: Scores, like: Scores) -> Scores:
-    """The one run of the untrained base against every run of a trained row."""
-    found = {}
-    for task, scores in base.items():
-        seeds = like[task].seeds
-        matrix = np.repeat(scores.scores[:1], len(seeds), axis=0)
-        found[task] = TaskScores(matrix, seeds, scores.examples, scores.pictures)
-    return found
 
 
 def effects_table(results: Results, group: str) -> Table:
@@ -110,7 +98,7 @@ def control(results: Results, label: str, group: str) -> Prose:
     text += {
         "higher": "So the method adds something of its own.",
         "lower": "So the connector does better by itself.",
-        "equal": f"So the method adds less than {percent(margin(), 0)} points of its own.",
+        "equal": f"So the method changes the score by less than {percent(margin(), 0)} points.",
         "undecided": "So the score may be the connector's alone.",
     }[found[label, names[3]]]
     brings = {

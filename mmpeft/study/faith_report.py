@@ -1,5 +1,9 @@
 """Tables about what models invent: captions against what is on the pictures, and yes/no questions under three parsers."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+
 import numpy as np
 import pandas as pd
 
@@ -8,8 +12,8 @@ from mmpeft.faithfulness import PARSERS, McNemar, YesNo, judge_yes_no, mcnemar
 from mmpeft.methods import METHODS
 from mmpeft.study.comparison import Variant
 from mmpeft.study.differences import Cells, below, compared, counted, framed, smallest
-from mmpeft.study.report import DASH, Prose, Table, listed, percent, to_html
-from mmpeft.study.track_report import cell, leads
+from mmpeft.study.report import DASH, Prose, Table, cell, listed, percent, to_html
+from mmpeft.study.track_report import leads
 from mmpeft.study.tracks import GROUPS, Track, Tracks, change, estimate, mentioned, places, right_answers
 from mmpeft.tasks import TASKS
 
@@ -146,20 +150,32 @@ def judged(tracks: Tracks, row: Variant, parser: str, moment: int | str = "last"
         kind: Only questions of this kind, for example ``adversarial``.
     """
     read, wanted = [], []
-    for track in _tracks_of(tracks, row, "presence"):
-        kinds = {example.example_id: example.kind for example in TASKS[track.task].examples("test")}
-        kinds |= {example.example_id: example.kind for example in TASKS[track.task].examples("dev")}
+    for track in _tracks_of(of_kind(tracks, kind) if kind else tracks, row, "presence"):
         right = right_answers(track)
         for place, answers in zip(places(track, moment), track.answers, strict=True):
-            for example, said, answer in zip(track.examples, answers[place], right, strict=True) if place >= 0 else ():
-                if kind in (None, kinds.get(example)) and answer:
+            for said, answer in zip(answers[place], right, strict=True) if place >= 0 else ():
+                if answer:
                     read.append(PARSERS[parser](said))
                     wanted.append(answer)
     return judge_yes_no(read, wanted) if wanted else None
 
 
+@cache
+def of_kind(tracks: Tracks, kind: str) -> Tracks:
+    """What was asked about what is there, questions of one kind alone."""
+    found = {}
+    for key, track in tracks.found.items():
+        if GROUPS["presence"](track.task, tracks.sources):
+            examples = [example for split in ("test", "dev") for example in TASKS[track.task].examples(split)]
+            mine = {example.example_id for example in examples if example.kind == kind}
+            kept = np.array([name in mine for name in track.examples])
+            asked = {name: getattr(track, name)[..., kept] for name in ("examples", "pictures", "scores", "answers")}
+            found[key] = replace(track, **asked)
+    return Tracks(tracks.results, found)
+
+
 def parsers_table(tracks: Tracks, moment: int | str = "last") -> Table:
-    """The same answers read by each parser: accuracy and share of yes with intervals, precision, recall, F1, unread ones."""
+    """The same answers read by each parser: accuracy, precision, recall, F1, share of yes with intervals; unread ones."""
     rows, shown = [], []
     for row in tracks.rows:
         for parser in PARSERS:
@@ -167,41 +183,51 @@ def parsers_table(tracks: Tracks, moment: int | str = "last") -> Table:
             if found is None:
                 continue
             rows.append({"method": row.label, "parser": parser, **found._asdict()})
-            accuracy, yes = (estimate(tracks, row, "presence", moment, f"{of}, {parser}") for of in ("accuracy", "yes"))
-            numbers = {name: _share(getattr(found, name)) for name in ("precision", "recall", "f1", "unparsed")}
-            shown.append({"method": row.label, "parser": parser, "accuracy": cell(accuracy), **numbers, "says yes": cell(yes)})
+            cells = _cells(tracks, row, parser, moment, found, ("accuracy", "precision", "recall", "f1"))
+            rest = {"not read": percent(found.unparsed), **_cells(tracks, row, parser, moment, found, ("yes_share",))}
+            shown.append({"method": row.label, "parser": parser, **cells, **rest})
     if not rows:
         return Table(pd.DataFrame(), "<p>No run was asked yet.</p>")
-    names = {"f1": "F1", "unparsed": "not read"}
-    table = Table(pd.DataFrame(rows), to_html(pd.DataFrame(shown).rename(columns=names), index=False))
+    table = Table(pd.DataFrame(rows), to_html(pd.DataFrame(shown), index=False))
     gaps = [e for parser in PARSERS for e in leads(tracks, "presence", (moment,), f"accuracy, {parser}")]
     told = [f"Accuracy under each parser, the best row over each other one. {text}" for text in smallest(gaps)]
     return below(counted(table, tracks.results), *told)
 
 
 def kinds_table(tracks: Tracks, parser: str = "MME", moment: int | str = "last") -> Table:
-    """For each kind of absent thing: accuracy, F1 and share of yes of each method, one parser."""
-    rows: dict[str, dict[tuple[str, str], float]] = {}
+    """For each kind of absent thing: accuracy, F1 and share of yes of each method with intervals, one parser."""
+    rows: Cells = {}
+    shown: Cells = {}
     for row in tracks.rows:
         for kind in _kinds(tracks):
             found = judged(tracks, row, parser, moment, kind)
             if found:
                 numbers = {"accuracy": found.accuracy, "F1": found.f1, "says yes": found.yes_share}
+                cells = _cells(of_kind(tracks, kind), row, parser, moment, found, ("accuracy", "f1", "yes_share"))
                 rows.setdefault(row.label, {}).update({(kind, name): value for name, value in numbers.items()})
-    if not rows:
-        return Table(pd.DataFrame(), "<p>No run was asked yet.</p>")
-    frame = pd.DataFrame.from_dict(rows, "index")
-    frame.columns = pd.MultiIndex.from_tuples(frame.columns)
-    return counted(Table(frame, to_html(frame.map(_share))), tracks.results)
+                shown.setdefault(row.label, {}).update({(kind, name): text for name, text in cells.items()})
+    return framed(rows, shown, "No run was asked yet.", tracks.results)
+
+
+HEADS = {"f1": "F1", "yes_share": "says yes"}
+MEASURED = {"yes_share": "yes"}
+"""Where a field of YesNo and the measure of tracks have other names."""
+
+
+def _cells(tracks: Tracks, row: Variant, parser: str, moment: int | str, found: YesNo, fields: Sequence[str]) -> dict[str, str]:
+    """Cells of some fields of a row's scores by their heads: a dash for a ratio of nothing, one picture without an interval."""
+    few = any(len(set(track.pictures.tolist())) < 2 for track in _tracks_of(tracks, row, "presence"))
+    cells = {}
+    for name in fields:
+        value = getattr(found, name)
+        e = None if few else estimate(tracks, row, "presence", moment, f"{MEASURED.get(name, name)}, {parser}")
+        cells[HEADS.get(name, name)] = DASH if np.isnan(value) else cell(e) if e else percent(value)
+    return cells
 
 
 def _kinds(tracks: Tracks) -> list[str]:
     tasks = [task for task in tracks.asked if GROUPS["presence"](task, tracks.sources)]
     return list(dict.fromkeys(example.kind for task in tasks for example in TASKS[task].examples("test")))
-
-
-def _share(value: float) -> str:
-    return DASH if np.isnan(value) else percent(value)
 
 
 def rankings(tracks: Tracks, moment: int | str = "last") -> Prose:

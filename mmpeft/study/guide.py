@@ -23,6 +23,7 @@ from mmpeft.plan import params_folder, read_yaml
 from mmpeft.spec import Part, parse
 from mmpeft.study import tuning
 from mmpeft.study.claims import SEED_SD, Claim, Contrast, Row
+from mmpeft.study.comparison import RATIO_MARGIN
 from mmpeft.study.verdicts import ERROR_RATE, Evidence, NoSuchRow, Outcome, chosen, judge_one, runs_behind, value
 
 ONE_TRIAL, STORED = "one trial", "adapter_bytes"
@@ -210,6 +211,7 @@ def _advice(situation: Situation, known: Evidence, margin: float, strict: bool) 
     choices = {METHODS[row["method"]].label for row in situation.against}
     beaten = [name for name, outcome in over.items() if name in choices and outcome.verdict == "contradicted"]
     num_runs, num_planned = _runs(situation, known, rows)
+    least = RATIO_MARGIN if situation.measure in RATIOS else margin
     return Advice(
         situation=situation,
         ranking=ranking,
@@ -219,7 +221,7 @@ def _advice(situation: Situation, known: Evidence, margin: float, strict: bool) 
         instead=beaten[0] if beaten and not waiting else None,
         stored={name: found for name, row in rows.items() if (found := _bytes(situation, row, known)) is not None},
         price=_price(situation, known, order[0], margin, strict) if order and situation.measure == STORED else None,
-        sureness=SURE if beaten and not waiting else _sureness(ranking, waiting, margin),
+        sureness=SURE if beaten and not waiting else _sureness(ranking, waiting, least),
         scale=known.results.question.scale,
         num_runs=num_runs,
         num_planned=num_planned,

@@ -15,9 +15,10 @@ from mmpeft.errors import MmpeftError
 from mmpeft.plan import load_question
 from mmpeft.records import Store
 from mmpeft.study.claims import SEED_SD, Claim, Ledger, Published, load_ledger
-from mmpeft.study.comparison import GROUPS
+from mmpeft.study.comparison import GROUPS, Results
 from mmpeft.study.paper import published
 from mmpeft.study.report import DASH, Prose, Table, listed, percent, to_html
+from mmpeft.study.tracks import Tracks
 from mmpeft.study.verdicts import Evidence, Judged, Outcome, evidence, judge, weighed
 from mmpeft.tasks import COLUMNS
 
@@ -53,19 +54,46 @@ def counts(found: Sequence[Judged]) -> dict[str, int]:
 
 
 def in_brief(found: Sequence[Judged]) -> Prose:
-    """How many claims stand, fall and stay open, and which fall."""
+    """How many claims stand, fall and stay open at which scale, and which fall for what reason."""
     by = counts(found)
-    text = f"Of {len(found)} claims of the paper, {by['supported']} are supported by our runs"
+    text = f"Of {len(found)} claims of the paper, {by['supported']} are supported by our runs{_at(found)}"
     text += f", {by['contradicted']} contradicted, and {by['undecided']} stay undecided."
     waiting = sum(one.verdict == "undecided" and len(one.run_ids) < one.num_planned for one in found)
     if waiting:
         text += f" Of the undecided ones {waiting} still wait for runs."
-    fallen = [one.claim.claim.rstrip(".") for one in found if one.verdict == "contradicted"]
-    return Prose(f"{text} Contradicted: {'; '.join(fallen)}." if fallen else text)
+    for reason in dict.fromkeys(one.reason for one in found if one.reason):
+        fallen = [f"«{one.claim.claim}»" for one in found if one.reason == reason]
+        text += f" Contradicted, {reason}: {' '.join(fallen)}"
+    return Prose(text)
 
 
-def said(found: Sequence[Judged], claim_id: str) -> Prose:
+def _at(found: Sequence[Judged]) -> str:
+    """`` at the scale tiny``; nothing without a claim."""
+    scales = list(dict.fromkeys(one.scale for one in found))
+    return f" at the scale{'s' if len(scales) > 1 else ''} {listed(scales)}" if scales else ""
+
+
+def of_page(results: Results, said: Tracks | None = None, ledger: Ledger | None = None) -> list[Judged]:
+    """The claims about a page's question with their verdicts from the runs of the page.
+
+    Args:
+        results: From comparison.read.
+        said: What these runs were asked on the way.
+        ledger: Another ledger than that of ``params/claims.yaml``.
+    """
+    ledger, here = ledger or load_ledger(), results.question.question
+    claims = [claim for claim in ledger.claims if claim.question == here]
+    known = Evidence(results, said or Tracks(results, {}))
+    return judge(Ledger(margin=ledger.margin, claims=claims), lambda _: known, strict=False) if claims else []
+
+
+def said(found: Sequence[Judged], claim_id: str, *, numbers: bool = False) -> Prose:
     """A claim with its verdict in one sentence, for a page that leans on it.
+
+    Args:
+        found: From :func:`judged` or :func:`of_page`.
+        claim_id: Its id.
+        numbers: Whether its contrasts follow, each with its interval.
 
     Raises:
         MmpeftError: The ledger has no such claim.
@@ -74,7 +102,9 @@ def said(found: Sequence[Judged], claim_id: str) -> Prose:
     if one is None:
         raise MmpeftError(f"claim {claim_id}: not in the ledger; there are {listed(one.claim.id for one in found)}.")
     runs = f"{len(one.run_ids)} of {one.num_planned} runs, scale {one.scale}"
-    return Prose(f"«{one.claim.claim}» {one.verdict.capitalize()} ({runs}).")
+    text = f"«{one.claim.claim}» {one.in_words.capitalize()} ({runs})."
+    told = "; ".join(f"{outcome.name}: {_interval(outcome, one.claim)}" for outcome in one.outcomes) if numbers else ""
+    return Prose(f"{text} {told}." if told else text)
 
 
 def verdict_table(found: Sequence[Judged]) -> Table:
@@ -82,6 +112,7 @@ def verdict_table(found: Sequence[Judged]) -> Table:
     rows = [
         {
             "verdict": one.verdict,
+            "reason": one.reason,
             "claim": one.claim.claim,
             "where": one.claim.where,
             "interval": _interval(one.decisive, one.claim),
@@ -93,18 +124,19 @@ def verdict_table(found: Sequence[Judged]) -> Table:
     ]
     frame = pd.DataFrame(rows, index=[one.claim.id for one in found])
     shown = frame.assign(
-        verdict=[f"<b>{MARKS[verdict]} {verdict}</b>" for verdict in frame["verdict"]],
+        verdict=_with_words((f"<b>{MARKS[one]} {one}</b>" for one in frame["verdict"]), frame["reason"]),
         claim=_with_words(map(escape, frame["claim"]), frame["where"]),
         interval=_with_words(frame["interval"], frame["contrast"]),
         page=[f'<a href="{name}.html">{name}</a>' for name in frame["page"]],
     )
     names = {"interval": "the contrast that says least for it"}
-    return Table(frame, to_html(shown.drop(columns=["where", "contrast"]).rename(columns=names), index=False))
+    return Table(frame, to_html(shown.drop(columns=["reason", "where", "contrast"]).rename(columns=names), index=False))
 
 
 def _with_words(cells: Iterable[str], words: Iterable[str]) -> list[str]:
-    """Cells with a small line below each."""
-    return [f'{cell}<small class="words">{escape(word)}</small>' for cell, word in zip(cells, words, strict=True)]
+    """Cells with a small line below each, where there are words for one."""
+    lines = (f'<small class="words">{escape(word)}</small>' if word else "" for word in words)
+    return [f"{cell}{line}" for cell, line in zip(cells, lines, strict=True)]
 
 
 def _interval(outcome: Outcome, claim: Claim) -> str:
@@ -119,7 +151,8 @@ def _interval(outcome: Outcome, claim: Claim) -> str:
 def contrast_table(one: Judged) -> Table:
     """All contrasts of a claim."""
     frame = pd.DataFrame([vars(outcome) for outcome in one.outcomes])
-    shown = [(escape(o.name), _interval(o, one.claim), f"{MARKS[o.verdict]} {o.verdict}") for o in one.outcomes]
+    verdicts = _with_words((f"{MARKS[o.verdict]} {o.verdict}" for o in one.outcomes), (o.reason for o in one.outcomes))
+    shown = [(escape(o.name), _interval(o, one.claim), text) for o, text in zip(one.outcomes, verdicts, strict=True)]
     return Table(frame, to_html(pd.DataFrame(shown, columns=["contrast", "difference", "verdict"]), index=False))
 
 
@@ -136,7 +169,7 @@ def _fold(one: Judged) -> str:
     rule = {"all": "Every contrast must hold.", "most": "More than half of the contrasts must hold."}[claim.rule]
     ids = f"<details><summary>run ids</summary><code>{' '.join(one.run_ids)}</code></details>" if one.run_ids else ""
     return (
-        f'<details id="{claim.id}"><summary><b>{MARKS[one.verdict]} {one.verdict}</b> {escape(claim.claim)}</summary>'
+        f'<details id="{claim.id}"><summary><b>{MARKS[one.verdict]} {one.in_words}</b> {escape(claim.claim)}</summary>'
         f'<p>{escape(claim.where)}. {rule} {runs}, shown on <a href="{claim.question}.html">{claim.question}</a>.</p>'
         f"{contrast_table(one).html}{ids}</details>"
     )

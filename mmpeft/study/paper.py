@@ -4,6 +4,7 @@ The numbers are in ``data/paper/published_results.csv`` (arXiv 2406.05130), scor
 100. Their averages over the seen and the unseen columns are taken here from the printed cells.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -13,10 +14,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from mmpeft.decide import verdicts
 from mmpeft.errors import unknown
 from mmpeft.methods import METHODS
 from mmpeft.study.comparison import GROUPS, Results, Variant, estimate, find, gain
-from mmpeft.study.report import DASH, MINUS, Prose, Table, percent, to_html, with_interval
+from mmpeft.study.report import DASH, MINUS, Prose, Table, connector_gains, percent, to_html, with_interval
 from mmpeft.tasks import COLUMNS
 
 MODEL = "LLaVA-1.5-7B"
@@ -86,7 +88,7 @@ class Check:
         statement: What is compared.
         paper: The paper's value.
         here: Ours.
-        verdict: ``undecided`` where the interval of ours holds both signs, or the paper's effect is too small to have one.
+        verdict: ``undecided`` where ours is not told apart from zero, or the paper's effect is too small to have a sign.
     """
 
     statement: str
@@ -105,40 +107,38 @@ def checks(results: Results, model: str = MODEL) -> list[Check]:
     return found
 
 
-def agreement_table(results: Results, model: str = MODEL) -> Table:
-    """The checks as a table."""
-    columns = ["statement", "paper", "here", "verdict"]
-    frame = pd.DataFrame([vars(check) for check in checks(results, model)], columns=columns)
-    return Table(frame, to_html(frame, index=False))
+def checks_table(found: Sequence[Check]) -> Table:
+    """Statements of the paper held against our runs, one a row."""
+    frame = pd.DataFrame([vars(check) for check in found], columns=["statement", "paper", "here", "verdict"])
+    return Table(frame, to_html(frame, index=False) if found else "<p>Nothing can be compared with the paper yet.</p>")
 
 
-def agreement(results: Results, model: str = MODEL) -> Prose:
-    """How many of the paper's statements hold here, and which do not."""
-    found = checks(results, model)
+def checks_told(found: Sequence[Check]) -> Prose:
+    """How many statements hold here, and which do not."""
     if not found:
         return Prose("Nothing in the paper's table can be compared with these runs yet.")
-    by = {verdict: [c for c in found if c.verdict == verdict] for verdict in ("agrees", "disagrees", "undecided")}
-    count = f"Of {len(found)} statements taken from the paper's table for {model}, {len(by['agrees'])} hold here"
-    count += f", {len(by['disagrees'])} do not, and {len(by['undecided'])} stay undecided."
-    if by["disagrees"]:
-        differing = [f"{c.statement} (paper: {c.paper}; here: {c.here})" for c in by["disagrees"]]
-        count += f" What does not hold: {'; '.join(differing)}."
-    return Prose(count)
+    counts = {verdict: sum(check.verdict == verdict for check in found) for verdict in ("agrees", "disagrees", "undecided")}
+    text = f"Of {len(found)} statements taken from the paper's table, {counts['agrees']} hold here, "
+    text += f"{counts['disagrees']} do not, and {counts['undecided']} stay undecided."
+    wrong = [f"{c.statement} (paper: {c.paper}; here: {c.here})" for c in found if c.verdict == "disagrees"]
+    return Prose(text + (f" What does not hold: {'; '.join(wrong)}." if wrong else ""))
 
 
 def _connector_checks(results: Results, paper: pd.DataFrame, group: str) -> list[Check]:
-    found = []
+    """Signs of the connector's effect; ours are those of the page's table, after its correction."""
+    found, family = [], connector_gains(results)
+    sides = verdicts(family, 0.0)
     for label in dict.fromkeys(paper.index.get_level_values("label")):
-        pair = [find(results, label, connector) for connector in ("tuned", "frozen")]
-        if not all((label, connector) in paper.index for connector in ("tuned", "frozen")) or None in pair:
+        tuned = find(results, label, "tuned")
+        ours = family.get((tuned, group)) if tuned else None
+        if ours is None or not all((label, connector) in paper.index for connector in ("tuned", "frozen")):
             continue
         theirs = paper[group][label, "tuned"] - paper[group][label, "frozen"]
-        ours = gain(results, *pair, group)  # type: ignore[arg-type]  # None is out by now
-        if ours is None or np.isnan(theirs):
+        if np.isnan(theirs):
             continue
         verdict: Verdict = "undecided"
-        if abs(theirs) >= NO_SIGN_BELOW and not ours.low <= 0 <= ours.high:
-            verdict = "agrees" if (ours.mean > 0) == (theirs > 0) else "disagrees"
+        if abs(theirs) >= NO_SIGN_BELOW and tuned and sides[tuned, group] in ("higher", "lower"):
+            verdict = "agrees" if (sides[tuned, group] == "higher") == (theirs > 0) else "disagrees"
         statement = f"effect of a tuned connector on the {group} average of {label}"
         there, here = f"{percent(theirs, sign=True)} points", with_interval(ours, sign=True)
         found.append(Check(statement, there, here, verdict))
@@ -176,12 +176,15 @@ def _order(common: Common, theirs: pd.Series, group: str) -> list[Check]:
 
 
 def _best(results: Results, common: Common, theirs: pd.Series, group: str) -> Check:
+    """The best row: it agrees if its lead over every other one is sure, and disagrees if that over the paper's best is."""
     best_there = common[theirs.idxmax()][0]
     best_here = max(common.values(), key=lambda pair: pair[1])[0]
-    verdict: Verdict = "agrees" if best_here == best_there else "disagrees"
-    if best_here != best_there:
-        lead = gain(results, best_here, best_there, group)
-        verdict = "undecided" if lead is None or lead.low <= 0 <= lead.high else "disagrees"
+    leads = {row: gain(results, best_here, row, group) for row, _ in common.values() if row != best_here}
+    behind = {row for row, side in verdicts(leads, 0.0).items() if side == "higher"}
+    first, second = theirs.nlargest(2)
+    verdict: Verdict = "undecided"
+    if first - second >= NO_SIGN_BELOW:
+        verdict = "disagrees" if best_there in behind else "agrees" if len(behind) == len(leads) else "undecided"
     return Check(f"best row on the {group} tasks", str(best_there), str(best_here), verdict)
 
 

@@ -5,7 +5,7 @@ three seeds. They tune the connector. Only signs and orders are compared.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,13 @@ import pandas as pd
 
 from mmpeft.methods import METHODS
 from mmpeft.stats import Estimate
-from mmpeft.study.comparison import Results
+from mmpeft.study.comparison import RATIO_MARGIN, Results
 from mmpeft.study.curve_report import Arms, groups_of
-from mmpeft.study.curves import Point, level, step
+from mmpeft.study.curves import Point, level, step, weighted
 from mmpeft.study.differences import Cells, framed
 from mmpeft.study.locations import PLACES, families
 from mmpeft.study.paper import METHOD_OF, MODEL, NO_SIGN_BELOW, Check, Verdict, published
-from mmpeft.study.report import DASH, Prose, Table, listed, percent, to_html, with_interval
+from mmpeft.study.report import DASH, Prose, Table, listed, percent, with_interval
 from mmpeft.study.spread import middle, ratio, settings
 from mmpeft.tasks import TASKS
 
@@ -49,23 +49,6 @@ def _our_averages(results: Results, values: pd.Series) -> dict[str, float]:
     """The paper's averages over the columns of a group that we have too; nan if one of them cannot be read."""
     means = {group: values.reindex(_columns(results, group)).mean(skipna=False) for group in groups_of(results)}
     return {f"{group}, these columns": float(mean) for group, mean in means.items()}
-
-
-def checks_table(checks: Sequence[Check]) -> Table:
-    """Statements of the paper held against our runs, one a row."""
-    frame = pd.DataFrame([vars(check) for check in checks], columns=["statement", "paper", "here", "verdict"])
-    return Table(frame, to_html(frame, index=False) if len(frame) else "<p>Nothing can be compared with the paper yet.</p>")
-
-
-def checks_told(checks: Sequence[Check]) -> Prose:
-    """How many statements hold here, and which do not."""
-    if not checks:
-        return Prose("Nothing in the paper's table can be compared with these runs yet.")
-    counts = {verdict: sum(check.verdict == verdict for check in checks) for verdict in ("agrees", "disagrees", "undecided")}
-    text = f"Of {len(checks)} statements taken from the paper's table, {counts['agrees']} hold here, "
-    text += f"{counts['disagrees']} do not, and {counts['undecided']} stay undecided."
-    wrong = [f"{c.statement} (paper: {c.paper}; here: {c.here})" for c in checks if c.verdict == "disagrees"]
-    return Prose(text + (f" What does not hold: {'; '.join(wrong)}." if wrong else ""))
 
 
 def _of_sign(theirs: float, ours: Estimate, least: float = NO_SIGN_BELOW) -> Verdict:
@@ -161,7 +144,11 @@ def _three_sizes(cells: pd.DataFrame) -> dict[str, pd.Series]:
 
 
 def data_checks(results: Results, arms: Arms) -> list[Check]:
-    """Whether more data help, and whether the first step brings more than the second, under a fixed number of epochs."""
+    """Whether more data help, and whether the first step brings more than the second, under a fixed number of epochs.
+
+    For the second, the difference of the two steps has an interval of its own: that those of the steps overlap would not
+    say that they are alike.
+    """
     name = next((arm for arm in arms if arm.endswith("epochs")), None)
     theirs, found = table(3), []
     for line in arms[name] if name else ():
@@ -177,14 +164,14 @@ def data_checks(results: Results, arms: Arms) -> list[Check]:
                 statement = f"what the largest set brings {line.label} over the smallest, {group} columns"
                 told = with_interval(whole, sign=True)
                 found.append(Check(statement, f"{percent(high - low, sign=True)} points", told, _of_sign(high - low, whole)))
-            if first and second:
-                there, here = medium - low > high - medium, first.mean > second.mean
-                apart = first.low > second.high or second.low > first.high
-                verdict: Verdict = "agrees" if there == here else "disagrees"
+            more = weighted(results, ((2.0, middle_one), (-1.0, small), (-1.0, large)), group)
+            if first and second and more:
+                theirs_more = 2 * medium - low - high
                 ways = ((medium - low, high - medium), (first.mean, second.mean))
                 said = [f"{percent(a, sign=True)}, then {percent(b, sign=True)}" for a, b in ways]
+                told = f"{said[1]}: {with_interval(more, sign=True)} more"
                 statement = f"{line.label} gains more from the first step than from the second, {group} columns"
-                found.append(Check(statement, said[0], said[1], verdict if apart else "undecided"))
+                found.append(Check(statement, said[0], told, _of_sign(theirs_more, more)))
     return found
 
 
@@ -238,7 +225,7 @@ def seed_checks(results: Results) -> list[Check]:
 
 def _ratio_check(statement: str, there: float, ours: Any) -> Check:
     verdict: Verdict = "undecided"
-    if abs(math.log(there)) > math.log(1.2) and not ours.low <= 1 <= ours.high:
+    if abs(math.log(there)) > RATIO_MARGIN and not ours.low <= 1 <= ours.high:
         verdict = "agrees" if (ours.value > 1) == (there > 1) else "disagrees"
     return Check(statement, f"{there:.2f}", f"{ours.value:.2f} ({ours.low:.2f} to {ours.high:.2f})", verdict)
 

@@ -76,7 +76,8 @@ def percent(value: float, digits: int = 1, *, sign: bool = False) -> str:
 def with_interval(e: Estimate, *, sign: bool = False) -> str:
     """``71.2 % (69.0 to 73.3)``; a difference with its sign and in points."""
     unit = " points" if sign else f"{THIN}%"
-    return f"{percent(e.mean, sign=sign)}{unit} ({percent(e.low, sign=sign)} to {percent(e.high, sign=sign)})"
+    low, high = (e.low, e.high) if sign else within_the_scale(e)
+    return f"{percent(e.mean, sign=sign)}{unit} ({percent(low, sign=sign)} to {percent(high, sign=sign)})"
 
 
 def listed(names: Iterable[object]) -> str:
@@ -85,12 +86,25 @@ def listed(names: Iterable[object]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
-def cell(e: Estimate | None, *, sign: bool = False, bold: bool = False) -> str:
-    """A table's cell: the mean in percent, its interval below; a dash for what is not known."""
+def cell(e: Estimate | None, *, sign: bool = False, bold: bool = False, plain: bool = False) -> str:
+    """A table's cell: the mean, its interval below; a dash for what is not known.
+
+    Args:
+        e: A share; with ``sign`` a difference, with ``plain`` any number.
+        sign: Shows signs.
+        bold: Shows the mean in bold.
+        plain: Shows the number as it is and not in percent.
+    """
     if e is None:
         return DASH
-    mean, low, high = (percent(value, sign=sign) for value in (e.mean, e.low, e.high))
+    ends = (e.low, e.high) if sign or plain else within_the_scale(e)
+    mean, low, high = (f"{n:.1f}".replace("-", MINUS) if plain else percent(n, sign=sign) for n in (e.mean, *ends))
     return f"{f'<b>{mean}</b>' if bold else mean}<small>{low} to {high}</small>"
+
+
+def within_the_scale(e: Estimate) -> tuple[float, float]:
+    """The ends of a share's interval, at most those of the scale: no true share lies beyond."""
+    return min(max(e.low, 0.0), 1.0), min(max(e.high, 0.0), 1.0)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -352,14 +366,18 @@ def _equals(equals: Sequence[Variant], num_others: int) -> str:
     return f"Not told apart from it: {listed(equals)}."
 
 
+def connector_gains(results: Results) -> dict[tuple[Variant, str], Estimate | None]:
+    """What tuning the connector as well does to each row, by row and group: the differences that are one family."""
+    return {(v, g): gain(results, v, frozen, g) for v, frozen in comparisons(results, "frozen") for g in GROUPS}
+
+
 def connector_effect(results: Results, group: str, *, brief: bool = False) -> Prose:
     """What tuning the connector as well does to each method's average; ``brief`` leaves the numbers out.
 
     The family of differences is that of the table: both groups.
     """
-    pairs = comparisons(results, "frozen")
-    family = {(v, g): gain(results, v, frozen, g) for v, frozen in pairs for g in GROUPS}
-    known = {v: e for v, _ in pairs if (e := family[v, group])}
+    family = connector_gains(results)
+    known = {v: e for (v, g), e in family.items() if g == group and e}
     if not known:
         return Prose(f"What the connector does on the {group} tasks is not known yet: no pair of runs is complete.")
     found = verdicts(family, margin())

@@ -1,8 +1,6 @@
 """Tables and sentences about what runs said on the way: over epochs, against the base, one method against the others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,10 +9,10 @@ from mmpeft.decide import verdicts
 from mmpeft.methods import METHODS
 from mmpeft.plan import Question
 from mmpeft.stats import Estimate
-from mmpeft.study.comparison import Results, detectable, margin
+from mmpeft.study.comparison import Results, margin
 from mmpeft.study.differences import below, compared, counted, framed, smallest
 from mmpeft.study.paper import METHOD_OF, published
-from mmpeft.study.report import DASH, MINUS, Prose, Table, listed, percent, to_html, with_interval
+from mmpeft.study.report import DASH, Prose, Table, cell, listed, percent, to_html, with_interval
 from mmpeft.study.tracks import Tracks, change, epochs_at, estimate, found_in
 from mmpeft.tasks import TASKS
 
@@ -31,16 +29,6 @@ NAMES = {
 MOMENTS = ("best", "best+1", "best+2", "best+3", "best+4", "last")
 """The paper's moments, the epoch of least dev loss and four later ones, and the last one."""
 
-Verdict = Literal["supported", "contradicted", "undecided"]
-
-
-def cell(e: Estimate | None, *, sign: bool = False, plain: bool = False) -> str:
-    """An estimate with its interval below it, in percent or, ``plain``, as it is; a dash where there is none."""
-    if e is None:
-        return DASH
-    numbers = (e.mean, e.low, e.high)
-    mean, low, high = (f"{n:.1f}".replace("-", MINUS) if plain else percent(n, sign=sign) for n in numbers)
-    return f"{mean}<small>{low} to {high}</small>"
 
 
 def _tables(content: Mapping[str, Mapping[str, Estimate | None]], results: Results, *, sign: bool = False, nothing: str) -> Table:
@@ -206,66 +194,6 @@ MEASURE_NAMES = {
     "chair_s": "share of captions that invent a thing",
     "recall": "share of the things that are named",
 }
-
-
-@dataclass(frozen=True)
-class Contest:
-    """One method held against each other one.
-
-    Attributes:
-        label: The method.
-        differences: Its mean minus theirs, by their label.
-        verdict: On the statement that it lies beyond all of them on the stated side.
-    """
-
-    label: str
-    differences: Mapping[str, Estimate]
-    verdict: Verdict
-
-
-def contest(
-    tracks: Tracks, method: str, what: str, moment: int | str, *, highest: bool, measure: str = "score"
-) -> Contest | None:
-    """Whether a method has the highest (or lowest) mean of all; None if a comparison is missing.
-
-    Supported if the interval of every difference lies on that side of zero, contradicted if one lies wholly on the other
-    side, undecided otherwise.
-
-    Args:
-        tracks: From tracks.read.
-        method: Its name in METHODS.
-        what: A group or task.
-        moment: An epoch, or a name of one.
-        highest: False states that it is the lowest.
-        measure: One of tracks.MEASURES.
-    """
-    label = METHODS[method].label
-    mine = next((row for row in tracks.trained if row.label == label), None)
-    others = [row for row in tracks.trained if row.label != label]
-    if mine is None or not others:
-        return None
-    found = {row.label: change(tracks, mine, row, what, moment, moment, measure) for row in others}
-    known = {other: e for other, e in found.items() if e}
-    if len(known) < len(found):
-        return None
-    beyond = [(e.low > 0) if highest else (e.high < 0) for e in known.values()]
-    behind = [(e.high < 0) if highest else (e.low > 0) for e in known.values()]
-    return Contest(label, known, "supported" if all(beyond) else "contradicted" if any(behind) else "undecided")
-
-
-def contest_sentence(
-    tracks: Tracks, method: str, what: str, moment: int | str, *, highest: bool, measure: str = "score"
-) -> Prose:
-    """The statement, the verdict on it, and the differences behind it."""
-    side = "highest" if highest else "lowest"
-    statement = f"{METHODS[method].label} has the {side} {_subject(measure, what)} at {_moment(moment)}"
-    found = contest(tracks, method, what, moment, highest=highest, measure=measure)
-    if found is None:
-        return Prose(f"«{statement}»: not known yet, too few runs have a record.")
-    numbers = ", ".join(f"{with_interval(e, sign=True)} against {other}" for other, e in found.differences.items())
-    needed = max(detectable(e) for e in found.differences.values())
-    tail = f" Differences of {percent(needed)} points would be found four times in five." if found.verdict == "undecided" else ""
-    return Prose(f"«{statement}»: **{found.verdict}**. {found.label} stands at {numbers}.{tail}")
 
 
 def standing(tracks: Tracks, what: str, moment: int | str = "last", measure: str = "score", *, best: str = "highest") -> Prose:

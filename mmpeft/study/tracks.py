@@ -249,6 +249,17 @@ def _right(parser: str) -> Measure:
     return measure
 
 
+def _of_yes(parser: str, times: float, said: float, wanted: float) -> Measure:
+    """A ratio of answers: so many times those that are rightly yes over the weighted sum of those read as yes and to be yes."""
+
+    def measure(track: Track, scores: Floats, answers: Words) -> Floats:
+        read = _read_as_yes(parser)(track, scores, answers)
+        positive = np.broadcast_to(np.array(right_answers(track)) == "yes", read.shape).astype(float)
+        return ratio_scores(times * read * positive, said * read + wanted * positive)
+
+    return measure
+
+
 def right_answers(track: Track) -> list[str]:
     """The right answer to each of a track's examples."""
     known = _answers(track.task)
@@ -268,6 +279,9 @@ MEASURES: dict[str, Measure] = {
     "num_words": _of_captions(lambda found: found.num_words),
     **{f"accuracy, {parser}": _right(parser) for parser in PARSERS},
     **{f"yes, {parser}": _read_as_yes(parser) for parser in PARSERS},
+    **{f"precision, {parser}": _of_yes(parser, 1, 1, 0) for parser in PARSERS},
+    **{f"recall, {parser}": _of_yes(parser, 1, 0, 1) for parser in PARSERS},
+    **{f"f1, {parser}": _of_yes(parser, 2, 1, 1) for parser in PARSERS},
 }
 """What can be measured of the answers of one moment."""
 

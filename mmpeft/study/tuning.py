@@ -18,10 +18,10 @@ from mmpeft.decide import verdicts
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
 from mmpeft.plan import read_yaml, scale_file
-from mmpeft.stats import Estimate
+from mmpeft.stats import Estimate, joint_shifts
 from mmpeft.study import comparison
 from mmpeft.study.comparison import Results, Variant
-from mmpeft.study.curves import ALL, LEVEL, joint_shifts, lines, pooled, spec_of
+from mmpeft.study.curves import ALL, LEVEL, lines, of_shared_runs, pooled, spec_of
 from mmpeft.study.differences import Cells, compared, counted, framed
 from mmpeft.study.report import Prose, Table, cell, percent, rate_text, to_html, with_interval
 
@@ -85,7 +85,8 @@ def sweep(results: Results) -> Sweep | None:
         return None
     grid = {METHODS[name].label: rates for name, rates in results.question.learning_rate_grid.items()}
     mean = np.array([np.mean([task.scores.mean() for task in scores.values()]) for *_, scores in scored])
-    shifts = joint_shifts([scores for *_, scores in scored], np.random.default_rng(0), comparison.NUM_DRAWS)
+    parts = of_shared_runs([scores for *_, scores in scored])
+    shifts = joint_shifts(parts, np.random.default_rng(0), comparison.NUM_DRAWS, LEVEL)
     return Sweep(
         rates=np.array([rate for _, rate, _ in scored]),
         labels=np.array([label for label, *_ in scored]),

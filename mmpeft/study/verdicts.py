@@ -15,15 +15,18 @@ from mmpeft.methods import METHODS
 from mmpeft.plan import Question
 from mmpeft.records import Store
 from mmpeft.spec import RunSpec
-from mmpeft.stats import TaskScores, draws_of, hierarchical_bootstrap, pool
+from mmpeft.stats import TaskScores, hierarchical_bootstrap
 from mmpeft.study import tracks
 from mmpeft.study.claims import SEED_SD, Claim, Contrast, Ledger, Row
-from mmpeft.study.comparison import GROUPS, NUM_DRAWS, Results, Variant, read, settings_of
+from mmpeft.study.comparison import GROUPS, NUM_DRAWS, RATIO_MARGIN, Results, Variant, read, settings_of
+from mmpeft.study.curves import combined, pooled, untrained
+from mmpeft.study.track_report import MEASURE_NAMES
 from mmpeft.study.tracks import Tracks
 from mmpeft.summaries import sd_ratio
 from mmpeft.tasks import TASKS
 
 Verdict = Literal["supported", "contradicted", "undecided"]
+Reason = Literal["", "the other way round", "smaller than the margin", "larger than the margin"]
 
 ERROR_RATE = 0.05
 """How often a claim may be judged wrongly, all its contrasts together."""
@@ -58,6 +61,7 @@ class Outcome:
         mean: The difference (fractions; for spreads the logarithm of their ratio); None if runs are missing.
         low: Lower end of its interval.
         high: Upper end.
+        reason: Why it is contradicted; empty if it is not.
     """
 
     name: str
@@ -65,6 +69,7 @@ class Outcome:
     mean: float | None = None
     low: float | None = None
     high: float | None = None
+    reason: Reason = ""
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,31 @@ class Judged:
 
     @property
     def decisive(self) -> Outcome:
-        """The contrast that speaks least for the claim."""
+        """The contrast that speaks least for the claim: by its verdict, then by how much its interval leaves to the claim."""
         order = {"contradicted": 0, "undecided": 1, "supported": 2}
-        return min(self.outcomes, key=lambda outcome: order[outcome.verdict])
+        pairs = zip(self.claim.spread(), self.outcomes, strict=False)
+        return min(pairs, key=lambda pair: (order[pair[1].verdict], _left_to(pair[0].expect, pair[1])))[1]
+
+    @property
+    def reason(self) -> str:
+        """Why the claim is contradicted, from its contradicted contrasts; empty if it is not."""
+        if self.verdict != "contradicted":
+            return ""
+        reasons = list(dict.fromkeys(outcome.reason for outcome in self.outcomes if outcome.reason))
+        return reasons[0] if len(reasons) == 1 else ", ".join(f"partly {reason}" for reason in reasons)
+
+    @property
+    def in_words(self) -> str:
+        """The verdict, and why if it is contradicted: ``contradicted: the other way round``."""
+        return f"{self.verdict}: {self.reason}" if self.reason else self.verdict
 
     def to_dict(self) -> dict[str, Any]:
-        """``{claim, verdict, interval, runs, scale, …}`` as plain values; the interval is that of the decisive contrast."""
+        """``{claim, verdict, reason, interval, runs, scale, …}`` as plain values.
+
+        The reason says why a claim is contradicted: ``the other way round``, ``smaller than the margin`` (of a claim that
+        there is a difference) or ``larger than the margin`` (of one that there is none); else it is empty. So it is for each
+        contrast. The interval is that of the decisive contrast.
+        """
         least = self.decisive
         return {
             "claim": self.claim.id,
@@ -102,6 +126,7 @@ class Judged:
             "where": self.claim.where,
             "question": self.claim.question,
             "verdict": self.verdict,
+            "reason": self.reason,
             "interval": None if least.low is None else [least.low, least.high],
             "runs": len(self.run_ids),
             "planned": self.num_planned,
@@ -160,14 +185,15 @@ def judge_one(claim: Claim, known: Evidence, margin: float) -> Judged:
     Args:
         claim: The claim.
         known: The runs of its question.
-        margin: What counts as no difference where a contrast says nothing else.
+        margin: What counts as no difference where a contrast says nothing else; spreads have their own, RATIO_MARGIN.
 
     Raises:
         NoSuchRow: As for :func:`judge`.
     """
     contrasts = claim.spread()
     level = 1 - ERROR_RATE / len(contrasts)
-    outcomes = tuple(_outcome(claim, contrast, known, contrast.margin or margin, level) for contrast in contrasts)
+    margins = [contrast.margin or (RATIO_MARGIN if contrast.measure == SEED_SD else margin) for contrast in contrasts]
+    outcomes = tuple(_outcome(claim, c, known, least, level) for c, least in zip(contrasts, margins, strict=True))
     finished, num_planned = runs_behind(claim, known.results)
     scale = known.results.question.scale
     return Judged(claim, ruled(claim.rule, [o.verdict for o in outcomes]), outcomes, scale, finished, num_planned)
@@ -206,6 +232,25 @@ def weighed(expect: str, low: float, high: float, margin: float) -> Verdict:
     return "contradicted" if small or high < 0 else "supported" if low > 0 else "undecided"
 
 
+def why_contradicted(expect: str, low: float, high: float, margin: float) -> Reason:
+    """Why a contrast with this interval is contradicted; empty if it is not. As in its verdict, being near comes first."""
+    if weighed(expect, low, high, margin) != "contradicted":
+        return ""
+    if expect == "near":
+        return "larger than the margin"
+    return "smaller than the margin" if -margin <= low and high <= margin else "the other way round"
+
+
+def _left_to(expect: str, outcome: Outcome) -> float:
+    """How much an outcome's interval leaves to a claim: of a supported one at the worst, of any other at the best."""
+    if outcome.low is None or outcome.high is None:
+        return math.inf  # not known, so it does not speak against the claim
+    low, high = (outcome.low, outcome.high) if expect != "below" else (-outcome.high, -outcome.low)
+    if expect == "near":
+        return -max(low, -high) if outcome.verdict == "contradicted" else -max(abs(low), abs(high))
+    return low if outcome.verdict == "supported" else high
+
+
 def _outcome(claim: Claim, contrast: Contrast, known: Evidence, margin: float, level: float) -> Outcome:
     name = described(contrast)
     terms = [(sign, row) for sign, rows in ((1.0, contrast.plus), (-1.0, contrast.minus)) for row in rows]
@@ -218,12 +263,13 @@ def _outcome(claim: Claim, contrast: Contrast, known: Evidence, margin: float, l
             return Outcome(name, "undecided")
         mean, low, high = ratio
     else:
-        combined = _combined(scores)
-        if not combined:
+        total = combined(scores)
+        if not total:
             return Outcome(name, "undecided")
-        e = hierarchical_bootstrap(combined, np.random.default_rng(0), num_draws=NUM_DRAWS, level=level)
+        e = hierarchical_bootstrap(total, np.random.default_rng(0), num_draws=NUM_DRAWS, level=level)
         mean, low, high = e.mean, e.low, e.high
-    return Outcome(name, weighed(contrast.expect, low, high, margin), mean, low, high)
+    ends = (contrast.expect, low, high, margin)
+    return Outcome(name, weighed(*ends), mean, low, high, why_contradicted(*ends))
 
 
 def value(claim: Claim, row: Row, contrast: Contrast, known: Evidence) -> float | None:
@@ -237,30 +283,6 @@ def value(claim: Claim, row: Row, contrast: Contrast, known: Evidence) -> float 
         return float(np.mean([task.scores.mean() for task in found.values()])) if found else None
     means = [task.scores.mean(axis=1) for task in found.values()]
     return float(np.mean([m.std(ddof=1) for m in means])) if means and min(map(len, means)) > 1 else None
-
-
-def _combined(scores: Sequence[tuple[float, Mapping[str, TaskScores]]]) -> dict[str, TaskScores]:
-    """For each task the signed sum of the rows' scores, seed by seed and item by item; empty without a seed that all share.
-
-    A row weighs by the number of its tasks, so that the mean over all tasks is the signed sum of the rows' averages.
-    """
-    tasks = list(dict.fromkeys(task for _, found in scores for task in found))
-    combined = {}
-    for task in tasks:
-        parts = [(sign * len(tasks) / len(found), found[task]) for sign, found in scores if task in found]
-        trained = [part.seeds.tolist() for _, part in parts if part.seeds.tolist() != [UNTRAINED]]
-        seeds = sorted(set.intersection(*map(set, trained))) if trained else [UNTRAINED]
-        if not seeds:
-            return {}
-        first = parts[0][1]
-        total = np.zeros((len(seeds), len(first.examples)))
-        for weight, part in parts:
-            if not np.array_equal(part.examples, first.examples):
-                raise MmpeftError(f"task {task}: the rows were not scored on the same examples; rerun one of them.")
-            at = {seed: i for i, seed in enumerate(part.seeds.tolist())}
-            total += weight * part.scores[[at.get(seed, 0) for seed in seeds]]
-        combined[task] = TaskScores(total, np.array(seeds), first.examples, first.pictures, draws_of(seeds))
-    return combined
 
 
 def _spread_ratio(scores: Sequence[tuple[float, Mapping[str, TaskScores]]], level: float) -> tuple[float, float, float] | None:
@@ -283,28 +305,16 @@ def _spread_ratio(scores: Sequence[tuple[float, Mapping[str, TaskScores]]], leve
 # Rows
 # --------------------------------------------------------------------------------------------------
 
-UNTRAINED = "untrained"
-
-
 def _scores(claim: Claim, known: Evidence, row: Row, contrast: Contrast) -> dict[str, TaskScores]:
     """The scores of a row in each task it is looked at in; empty unless every task has some."""
     results, variants = known.results, chosen(claim, known.results, row)
     if contrast.tracked:
         (variant,) = variants
-        return tracks.scores(known.said, variant, contrast.tracked, row.get("epoch", contrast.epoch), contrast.measure)
-    tasks = _tasks(results, row.get("over", contrast.over))
-    found = {task: [(v, s[task]) for v in variants if task in (s := results.scores.get(v, {}))] for task in tasks}
-    return {task: _pooled(results, parts) for task, parts in found.items()} if all(found.values()) else {}
-
-
-def _pooled(results: Results, parts: Sequence[tuple[Variant, TaskScores]]) -> TaskScores:
-    """The runs of all draws of the subset, a row for each draw and seed; an untrained row has one run, of no seed."""
-    specs = [results.variants[variant][0].spec for variant, _ in parts]
-    if len(parts) > 1:
-        return pool([(spec.train.subset_seed, part) for spec, (_, part) in zip(specs, parts, strict=True)])
-    ((_, only),) = parts
-    names = [str(seed) if specs[0].method.trains else UNTRAINED for seed in only.seeds.tolist()]
-    return TaskScores(only.scores, np.array(names), only.examples, only.pictures)
+        epoch = row.get("epoch", contrast.epoch)
+        said = tracks.scores(known.said, variant, contrast.tracked, epoch, contrast.measure)
+        return {task: untrained(one) for task, one in said.items()} if variant == known.said.base else said
+    found = [pooled(results, variants, task) for task in _tasks(results, row.get("over", contrast.over))]
+    return {task: one for each in found for task, one in each.items()} if all(found) else {}
 
 
 def _tasks(results: Results, over: str) -> list[str]:
@@ -355,11 +365,18 @@ def _fits(value: Any, wanted: Any) -> bool:
 
 def described(contrast: Contrast) -> str:
     """A contrast in words: ``LoRA, connector tuned − LoRA, connector frozen (unseen)``."""
-    sides = [" + ".join(_named(row, contrast.over) for row in rows) for rows in (contrast.plus, contrast.minus)]
-    what = {"score": "", SEED_SD: "spread over seeds of "}.get(contrast.measure, f"{contrast.measure} of ")
+    sides = [_side(rows, contrast.over) for rows in (contrast.plus, contrast.minus)]
+    names = {**MEASURE_NAMES, SEED_SD: "spread over seeds"}
+    what = "" if contrast.measure == "score" else f"{names.get(contrast.measure, contrast.measure)}: "
     said = {row.get("over", contrast.over) for row in (*contrast.plus, *contrast.minus)}
     where = contrast.tracked or contrast.over
-    return f"{what}{sides[0]} − {sides[1]}" + (f" ({where})" if said == {contrast.over} else "")
+    sign = "over" if contrast.measure == SEED_SD else "−"
+    return f"{what}{sides[0]} {sign} {sides[1]}" + (f" ({where})" if said == {contrast.over} else "")
+
+
+def _side(rows: Sequence[Row], over: str) -> str:
+    names = " + ".join(_named(row, over) for row in rows)
+    return f"({names})" if len(rows) > 1 else names
 
 
 def _named(row: Row, over: str) -> str:
