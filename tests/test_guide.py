@@ -17,8 +17,9 @@ from mmpeft.spec import RunSpec, parse
 from mmpeft.study import comparison, guide, guide_report
 from mmpeft.study.claims import Ledger, load_ledger
 from mmpeft.study.comparison import Results
-from mmpeft.study.guide import Advice, Candidate, Guide, Situation, advise, load_guide
+from mmpeft.study.guide import Advice, Candidate, advise
 from mmpeft.study.guide_report import Advised
+from mmpeft.study.situations import Guide, Situation, load_guide
 from mmpeft.study.tracks import Tracks
 from mmpeft.study.verdicts import Evidence, Outcome
 
@@ -140,10 +141,13 @@ def test_without_time_for_tuning_the_flat_method_wins() -> None:
     planned = asked("learning_rate", variants=variants, learning_rate_grid=grid)
     changes = {"question": "learning_rate", "each": list(grid), "rows": {"": {}}, "measure": "one trial", "against": []}
     found = advice(results_of(planned, rule), **changes)
-    assert [one.name for one in found.ranking] == ["Prefix", "LoRA"] and found.sureness == guide.SURE
+    assert [one.name for one in found.ranking] == ["Prefix", "LoRA"] and found.sureness == guide.LIKELY
+    assert found.caveats == ("one seed",) and guide_report.reason(found).endswith("One seed.")
     assert found.ranking[0].value == pytest.approx(0.6) and found.ranking[1].value == pytest.approx(0.5)
     short = advice(results_of(planned, rule, keep=lambda spec: spec.train.learning_rate != 0.1), **changes)
     assert short.waiting == ("Prefix",)
+    wide = asked("learning_rate", variants=variants, learning_rate_grid=grid | {"prefix": [0.01, 1.0]})
+    assert advice(results_of(wide, rule), **changes).caveats == ("one seed", "the grids are not equally wide")
 
 
 def test_a_lower_spread_is_better(complete: Results) -> None:

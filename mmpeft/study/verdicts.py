@@ -15,7 +15,7 @@ from mmpeft.methods import METHODS
 from mmpeft.plan import Question
 from mmpeft.records import Store
 from mmpeft.spec import RunSpec
-from mmpeft.stats import TaskScores, draws_of, hierarchical_bootstrap, pool
+from mmpeft.stats import Estimate, TaskScores, draws_of, hierarchical_bootstrap, pool
 from mmpeft.study import tracks
 from mmpeft.study.claims import SEED_SD, Claim, Contrast, Ledger, Row
 from mmpeft.study.comparison import GROUPS, NUM_DRAWS, Results, Variant, read, settings_of
@@ -237,6 +237,16 @@ def value(claim: Claim, row: Row, contrast: Contrast, known: Evidence) -> float 
         return float(np.mean([task.scores.mean() for task in found.values()])) if found else None
     means = [task.scores.mean(axis=1) for task in found.values()]
     return float(np.mean([m.std(ddof=1) for m in means])) if means and min(map(len, means)) > 1 else None
+
+
+def level_of(claim: Claim, row: Row, contrast: Contrast, known: Evidence, level: float) -> Estimate | None:
+    """The mean score of one row with its interval; None if runs are missing.
+
+    Raises:
+        NoSuchRow: As for :func:`judge`.
+    """
+    found = _scores(claim, known, row, contrast)
+    return hierarchical_bootstrap(found, np.random.default_rng(0), num_draws=NUM_DRAWS, level=level) if found else None
 
 
 def _combined(scores: Sequence[tuple[float, Mapping[str, TaskScores]]]) -> dict[str, TaskScores]:
