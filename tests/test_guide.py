@@ -146,7 +146,7 @@ def test_where_no_candidate_keeps_it_there_is_no_advice() -> None:
 
 def test_what_goes_with_a_choice_is_said_beside_it() -> None:
     found = advice(results_of(asked("method"), by_size), over="seen", against=[], beside=FROZEN["against"])
-    assert "Against the untrained base " in guide_report.reason(found)
+    assert f"{found.ranking[0].name} against the untrained base " in guide_report.reason(found)
     settled = Advised((advice(results_of(asked("method"), by_size), over="seen"),), {}, (), MARGIN)
     assert "surely not more than 2 points above the untrained base" in guide_report.none_of_them(settled)
 

@@ -143,10 +143,11 @@ def _nothing_to_compare(advice: Advice) -> bool:
 def _told(advice: Advice, comparison: str, over: Sequence[str]) -> str:
     """A comparison, and around it what else has to be known: who is left out, chance, doing without, what makes it less sure."""
     sign = 1 if advice.situation.better == "higher" else -1
+    named = f"{advice.ranking[0].name} " if advice.ranking else ""
     gains = "; ".join(f"against {PLAIN[name]} {_points(advice.over[name], sign)}" for name in over)
     reservations = _sentence("; ".join(advice.caveats)) if advice.caveats else ""
     comparison = "" if advice.sureness == guide.NOT_FAIR else comparison
-    return " ".join(filter(None, (_kept(advice), _chance(advice), comparison, gains and _sentence(gains), reservations)))
+    return " ".join(filter(None, (_kept(advice), _chance(advice), comparison, gains and _sentence(named + gains), reservations)))
 
 
 def _chance(advice: Advice) -> str:
