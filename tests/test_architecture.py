@@ -18,7 +18,7 @@ LARGEST = 450
 STUDY = (
     *("comparison", "report", "differences", "beyond", "paper", "curves", "curve_report", "tuning", "factors", "locations"),
     *("spread", "paper_sweeps", "tracks", "track_report", "faith_report", "flops", "layouts", "efficiency"),
-    *("claims", "verdicts", "ledger", "guide", "guide_report", "reproduce"),
+    *("claims", "verdicts", "ledger", "situations", "guide", "guide_report", "reproduce"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "answers"),
     *("export", "explorer", "dataset_tables", "judge"),
 )

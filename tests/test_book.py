@@ -19,7 +19,7 @@ from fixture_records import fill
 from mmpeft import book
 from mmpeft.plan import Question, questions
 from mmpeft.records import Store
-from mmpeft.study.guide import load_guide
+from mmpeft.study.situations import load_guide
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")

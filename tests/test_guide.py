@@ -17,8 +17,9 @@ from mmpeft.spec import RunSpec, parse
 from mmpeft.study import comparison, guide, guide_report
 from mmpeft.study.claims import Ledger, load_ledger
 from mmpeft.study.comparison import Results
-from mmpeft.study.guide import Advice, Candidate, Guide, Situation, advise, load_guide
+from mmpeft.study.guide import Advice, Candidate, advise
 from mmpeft.study.guide_report import Advised
+from mmpeft.study.situations import Guide, Situation, load_guide
 from mmpeft.study.tracks import Tracks
 from mmpeft.study.verdicts import Evidence, Outcome
 
@@ -118,6 +119,38 @@ def test_only_what_merges_is_a_candidate_where_it_must(complete: Results) -> Non
     assert {one.name for one in found.ranking} == {METHODS[name].label for name in METHODS if METHODS[name].mergeable}
 
 
+def test_candidates_below_chance_are_no_choice() -> None:
+    low = advice(results_of(asked("method"), lambda spec: 0.05 + 0.03 * (spec.method.name == "lora")))
+    assert low.below_chance and low.ranking[0].value < low.references["Random answer"] and low.sureness == guide.SURE
+    assert guide_report.taken(low) == "none is above a random answer"
+    assert "None scores more than a random answer (" in guide_report.reason(low)
+    high = advice(results_of(asked("method"), lambda spec: 0.5))
+    assert not high.below_chance and "random answer" not in guide_report.reason(high)
+
+
+def test_a_candidate_must_keep_what_it_has_to_on_average() -> None:
+    kept = {"Zero-shot": 0.56, "a": 0.55, "b": 0.53}
+    assert guide._left_out(kept, "Zero-shot", MARGIN) == ("b",)
+    assert guide._left_out({"a": 0.1}, "Zero-shot", MARGIN) == ()
+    with pytest.raises(MmpeftError, match="name one"):
+        parse(Situation, FROZEN | {"tracked": "captions", "measure": "chair_s", "keeps": "recall"})
+
+
+def test_where_no_candidate_keeps_it_there_is_no_advice() -> None:
+    one, two = Candidate("a", 0.2), Candidate("b", 0.3, Outcome("", "supported", 0.1, 0.05, 0.2))
+    assert guide._sureness([one, two], (), MARGIN, ["a", "b"]) == guide.NOT_FAIR
+    assert guide._sureness([one], (), MARGIN, ["b"]) == guide.LIKELY
+    assert guide._sureness([one, two], (), MARGIN) == guide.SURE
+    assert guide._sureness([one, two], (), MARGIN, (), ["one seed"]) == guide.LIKELY
+
+
+def test_what_goes_with_a_choice_is_said_beside_it() -> None:
+    found = advice(results_of(asked("method"), by_size), over="seen", against=[], beside=FROZEN["against"])
+    assert f"{found.ranking[0].name} against the untrained base " in guide_report.reason(found)
+    settled = Advised((advice(results_of(asked("method"), by_size), over="seen"),), {}, (), MARGIN)
+    assert "surely not more than 2 points above the untrained base" in guide_report.none_of_them(settled)
+
+
 def test_the_smallest_file_wins_by_bytes_and_its_price_is_told(complete: Results) -> None:
     sizes = {"lora": 400.0, "ia3": 100.0, "adapter": 300.0, "prefix": 200.0}
     runs = complete.runs.assign(adapter_bytes=complete.runs["method"].map(sizes))
@@ -143,10 +176,13 @@ def test_without_time_for_tuning_the_flat_method_wins() -> None:
     planned = asked("learning_rate", variants=variants, learning_rate_grid=grid)
     changes = {"question": "learning_rate", "each": list(grid), "rows": {"": {}}, "measure": "one trial", "against": []}
     found = advice(results_of(planned, rule), **changes)
-    assert [one.name for one in found.ranking] == ["Prefix", "LoRA"] and found.sureness == guide.SURE
+    assert [one.name for one in found.ranking] == ["Prefix", "LoRA"] and found.sureness == guide.LIKELY
+    assert found.caveats == ("one seed",) and guide_report.reason(found).endswith("One seed.")
     assert found.ranking[0].value == pytest.approx(0.6) and found.ranking[1].value == pytest.approx(0.5)
     short = advice(results_of(planned, rule, keep=lambda spec: spec.train.learning_rate != 0.1), **changes)
     assert short.waiting == ("Prefix",)
+    wide = asked("learning_rate", variants=variants, learning_rate_grid=grid | {"prefix": [0.01, 1.0]})
+    assert advice(results_of(wide, rule), **changes).caveats == ("one seed", "the grids are not equally wide")
 
 
 def test_a_lower_spread_is_better(complete: Results) -> None:

@@ -17,6 +17,7 @@ from mmpeft.study.claims import Claim
 from mmpeft.study.comparison import Variant
 from mmpeft.study.tracks import Tracks
 from mmpeft.study.verdicts import Evidence, judge_one
+from mmpeft.tasks import TASKS as TASK_OF
 
 TASKS = ["mini-scienceqa", "mini-iconqa-txt", "mini-flickr30k", "mini-vqav2", "mini-pope"]
 TRACK = {"every_epochs": 2, "num_examples": 48, "split": "test", "tasks": TASKS}
@@ -171,10 +172,19 @@ def test_forgetting_is_measured_against_the_base(complete: Tracks) -> None:
 
 def test_the_moments_of_the_paper_stand_in_one_table(complete: Tracks) -> None:
     table = track_report.moments_table(complete, "other sources")
-    assert list(table.frame.columns) == ["best", "best+1", "best+2", "best+3", "best+4", "last", "best epoch"]
+    assert list(table.frame.columns) == ["best epoch", "best", "best+1", "best+2", "best+3", "best+4", "last"]
+    assert list(table.frame.index[:2]) == ["Random answer", "Zero-shot"] and table.html.count("<small>3 seeds</small>") == 4 * 4
+    chance = [TASK_OF[name].baselines(48)["chance"] for name in ("mini-scienceqa", "mini-iconqa-txt")]
+    assert (table.frame.loc["Random answer"].drop("best epoch") == np.mean(chance)).all()
+    assert "A random answer has" in track_report.standing(complete, "other sources")
     assert table.frame.loc["LoRA", "best epoch"] == 4
     assert table.frame.loc["LoRA", "best+4"] == pytest.approx(table.frame.loc["LoRA", "last"])
     assert "Of 24 runs, 24 have an epoch after the one of least dev loss, and 24 have four" in track_report.later_epochs(complete)
+
+
+def test_chance_is_known_of_scores_on_the_test_split_alone(complete: Tracks) -> None:
+    assert tracks.chance(complete, "source") is None and tracks.chance(complete, "captions", "chair_s") is None
+    assert "Random answer" not in track_report.moments_table(complete, "captions", (0, 12), "chair_s").frame.index
 
 
 def test_invented_things_are_counted_as_the_captions_say(captions: Tracks) -> None:

@@ -21,6 +21,13 @@ SEED_SD = "seed_sd"
 """The measure that compares spreads between seeds."""
 
 
+def in_lists(fields: Any, *names: str) -> Any:
+    """The fields with a list of one for each single mapping under these names."""
+    if not isinstance(fields, dict):
+        return fields
+    return {name: [value] if name in names and isinstance(value, dict) else value for name, value in fields.items()}
+
+
 class Contrast(Part):
     """Scores of the rows in ``plus`` minus those of the rows in ``minus``.
 
@@ -50,11 +57,7 @@ class Contrast(Part):
     @model_validator(mode="before")
     @classmethod
     def _take_one_row_for_a_list_of_one(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            return fields
-        return {
-            name: [value] if name in ("plus", "minus") and isinstance(value, dict) else value for name, value in fields.items()
-        }
+        return in_lists(fields, "plus", "minus")
 
     @model_validator(mode="after")
     def _know_the_methods(self) -> "Contrast":
@@ -85,19 +88,26 @@ class Published(Part):
 
     Attributes:
         table: The table's number.
-        plus: Columns of published_results.csv and their values.
-        minus: The same, or ``best`` or ``worst`` of the other methods.
+        plus: One row or several: columns of published_results.csv and their values, and those of ledger.printed.
+        minus: The same, or the ``highest`` or ``lowest`` row of the other methods.
         by: Columns whose every combination of values is looked at apart.
-        over: ``unseen``, ``seen``, ``all`` or a dataset.
+        over: ``unseen``, ``seen``, ``all``, ``printed`` (whatever the table has) or a dataset, unless a row says its own.
         expect: As in a contrast.
+        column: What is compared: the printed ``value`` or its ``sd``.
     """
 
     table: int
-    plus: Row
-    minus: Row | Literal["best", "worst"]
+    plus: list[Row]
+    minus: list[Row] | Literal["highest", "lowest"]
     by: list[str] = Field(min_length=1)
     over: str = "all"
     expect: Literal["above", "below", "near"]
+    column: Literal["value", "sd"] = "value"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_one_row_for_a_list_of_one(cls, fields: Any) -> Any:
+        return in_lists(fields, "plus", "minus")
 
 
 class Claim(Part):
@@ -110,7 +120,7 @@ class Claim(Part):
         question: The question whose runs judge it.
         rule: ``all`` or ``most`` of the contrasts.
         contrasts: What is compared.
-        published: The same in the paper's own numbers.
+        published: The same in the paper's own numbers, one contrast or several; none if no table has them.
     """
 
     id: str
@@ -119,7 +129,12 @@ class Claim(Part):
     question: str
     rule: Literal["all", "most"]
     contrasts: list[Contrast] = Field(min_length=1)
-    published: Published | None = None
+    published: list[Published] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_one_table_for_a_list_of_one(cls, fields: Any) -> Any:
+        return in_lists(fields, "published")
 
     def spread(self) -> list[Contrast]:
         """Its contrasts, each method's apart."""

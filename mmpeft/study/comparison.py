@@ -102,6 +102,12 @@ def full_marks(task: str) -> float:
     return FULL_MARKS.get(TASKS[task].metric, 1.0)
 
 
+@cache
+def blind(task: str, kind: str, num_examples: int | None) -> float:
+    """What answering a task's test split without looking scores: ``chance`` or ``majority`` of its baselines, as a share."""
+    return TASKS[task].baselines(num_examples)[kind] / full_marks(task)
+
+
 def read(question: Question, store: Store) -> Results:
     """The records and predictions of a question's runs."""
     planned = tuple(question.planned())

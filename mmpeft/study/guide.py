@@ -11,102 +11,37 @@ its own interval against the picked one fails (Edwards and Hsu 1983, "Multiple C
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
 
-from mmpeft.errors import unknown
+from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
-from mmpeft.plan import params_folder, read_yaml
-from mmpeft.spec import Part, parse
-from mmpeft.study import tuning
-from mmpeft.study.claims import SEED_SD, Claim, Contrast, Row
-from mmpeft.study.comparison import RATIO_MARGIN
-from mmpeft.study.verdicts import ERROR_RATE, Evidence, NoSuchRow, Outcome, chosen, judge_one, runs_behind, value
+from mmpeft.study import comparison, tracks, tuning
+from mmpeft.study.claims import Row
+from mmpeft.study.comparison import GROUPS, RATIO_MARGIN
+from mmpeft.study.report import RANDOM_ANSWER
+from mmpeft.study.situations import ONE_TRIAL, RATIOS, STORED, Guide, Situation
+from mmpeft.study.verdicts import ERROR_RATE, Evidence, NoSuchRow, Outcome, chosen, judge_one, level_of, runs_behind, value
 
-ONE_TRIAL, STORED = "one trial", "adapter_bytes"
-"""Measures that are no contrast of scores: see params/guide.yaml."""
-
-RATIOS = (SEED_SD, STORED)
-"""Measures that are compared by their ratio."""
-
-SURE, LITTLE, ONE_OF = "sure", "sure, but by little", "one of these"
+SURE, LITTLE, LIKELY, ONE_OF = "sure", "sure; by how much is open", "likely", "one of these"
 NO_MATTER, CANNOT_TELL, NOT_YET = "sure: it makes no difference", "cannot tell", "cannot tell yet"
+NOT_FAIR = "no fair comparison"
 HOW_SURE = {
-    SURE: "better than each other candidate, by more than the margin; of none: no candidate is better than doing without",
+    SURE: "better than each other candidate, by more than the margin; "
+    "of none: no candidate gains more than the margin over doing without, or each scores less than a random answer",
     LITTLE: "better than each other candidate, but perhaps by less than the margin",
+    LIKELY: "the others are behind or left out, but another seed, an equal chance or other pictures may change that",
     ONE_OF: "these are not told apart; each of the rest is worse",
     NO_MATTER: "no candidate is worse than the best by more than the margin",
     CANNOT_TELL: "no candidate is told apart from the best; by how much they differ stays open",
+    NOT_FAIR: "each candidate buys what is asked for with something else that it had to keep",
     NOT_YET: "a candidate has not enough runs",
 }
 """How sure an advice is, and what each word means."""
 
-
-class Situation(Part):
-    """What somebody needs, and how the records say which candidate gives it; the fields are told in params/guide.yaml."""
-
-    id: str
-    situation: str
-    decides: str
-    question: str
-    each: list[str] = Field(min_length=1)
-    rows: dict[str, Row] = Field(min_length=1)
-    others: dict[str, Row] = Field(default_factory=dict)
-    must: Literal["", "mergeable"] = ""
-    measure: str = "score"
-    better: Literal["higher", "lower"] = "higher"
-    over: str = "all"
-    tracked: str = ""
-    epoch: int | str = "last"
-    against: list[Row] = Field(default_factory=list)
-    beside: list[Row] = Field(default_factory=list)
-    claims: list[str] = Field(default_factory=list)
-
-    @model_validator(mode="after")
-    def _compare_what_can_be_compared(self) -> "Situation":
-        for one in self.each:
-            self.contrast({"method": one}, {})
-        return self
-
-    def contrast(self, plus: Row, minus: Row) -> Contrast:
-        """That the first row is better than the second."""
-        measure = "score" if self.measure in (ONE_TRIAL, STORED) else self.measure
-        fields = {"over": self.over, "tracked": self.tracked, "epoch": self.epoch, "measure": measure}
-        expect = "above" if self.better == "higher" else "below"
-        return Contrast.model_validate({"plus": [plus], "minus": [minus], "expect": expect, **fields})
-
-    def claim(self, pairs: Sequence[tuple[Row, Row]]) -> Claim:
-        """That in each pair the first row is better."""
-        contrasts = [self.contrast(plus, minus) for plus, minus in pairs]
-        return Claim(id=self.id, claim=self.situation, where="", question=self.question, rule="all", contrasts=contrasts)
-
-    def candidates(self) -> dict[str, Row]:
-        """The candidates by the name that a reader sees."""
-        methods = [name for name in self.each if not self.must or getattr(METHODS[name], self.must)]
-        pairs = [(method, words) for method in methods for words in self.rows]
-        named = {", ".join(filter(None, (METHODS[m].label, words))): {"method": m, **self.rows[words]} for m, words in pairs}
-        return named | self.others
-
-
-class Guide(Part):
-    """All situations, in the order of the page, and the ids of those that the landing page opens with."""
-
-    headlines: list[str] = Field(default_factory=list)
-    situations: list[Situation] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _name_each_situation_once(self) -> "Guide":
-        ids = [one.id for one in self.situations]
-        twice = sorted({name for name in ids if ids.count(name) > 1})
-        if twice:
-            raise ValueError(f"situations: the id {twice[0]} stands twice; rename one")
-        for name in self.headlines:
-            if name not in ids:
-                raise ValueError(str(unknown("headline", name, ids)).rstrip("."))
-        return self
+WITH_CAVEATS = {SURE: LIKELY, LITTLE: LIKELY, NO_MATTER: CANNOT_TELL}
+"""How sure an advice can be at most if something that decides was not repeated, or not the same for all."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +75,12 @@ class Advice:
         waiting: Those that have not enough.
         absent: Those that the question does not have at this scale.
         over: How far the best one is ahead of what needs no method, by name; of ``against``, then of ``beside``.
-        instead: That of ``against`` than which the best one is no better; usually none.
+        references: What decides, of those and of a random answer where there is one, by name.
+        instead: That of ``against`` over which the best one surely gains no more than the margin; usually none.
+        below_chance: Whether each candidate surely scores less than a random answer.
+        left_out: The candidates that do not keep what ``keeps`` asks for; where none does, they are ranked all the same.
+        shown: Of each measure of ``keeps`` and ``shown`` its value, by candidate and by the first of ``beside``.
+        caveats: Why it is less sure than its intervals say.
         stored: Bytes by candidate, where the records have them.
         price: Where bytes decide: the candidate with the best score, and how far the best one here lies behind it.
         sureness: A key of HOW_SURE.
@@ -154,7 +94,12 @@ class Advice:
     waiting: tuple[str, ...]
     absent: tuple[str, ...]
     over: Mapping[str, Outcome]
+    references: Mapping[str, float]
     instead: str | None
+    below_chance: bool
+    left_out: tuple[str, ...]
+    shown: Mapping[str, Mapping[str, float]]
+    caveats: tuple[str, ...]
     stored: Mapping[str, float]
     price: tuple[str, Outcome] | None
     sureness: str
@@ -173,20 +118,11 @@ class Advice:
         return (self.instead,) if self.instead else self.kept
 
 
-def load_guide(path: Path | None = None) -> Guide:
-    """The situations in ``params/guide.yaml``, or in another file.
-
-    Raises:
-        MmpeftError: The file is missing or holds an unknown or a wrong field.
-    """
-    return parse(Guide, read_yaml(path or params_folder() / "guide.yaml"))
-
-
 def advise(guide: Guide, ask: Callable[[str], Evidence], margin: float, *, strict: bool = True) -> list[Advice]:
     """The advice of each situation.
 
     Args:
-        guide: From :func:`load_guide`.
+        guide: From situations.load_guide.
         ask: The evidence of the question of a name.
         margin: A difference up to this counts as none.
         strict: False leaves out candidates that a question does not have, as at a scale with other rows.
@@ -202,14 +138,25 @@ def _advice(situation: Situation, known: Evidence, margin: float, strict: bool) 
     absent = () if strict else tuple(name for name, row in rows.items() if not _there(situation, row, known))
     rows = {name: row for name, row in rows.items() if name not in absent}
     values = {name: found for name, row in rows.items() if (found := _value(situation, row, known)) is not None}
+    waiting = tuple(name for name in rows if name not in values)
+    shown = _shown(situation, rows, known)
+    base = METHODS[situation.beside[0]["method"]].label if situation.keeps else ""
+    if situation.keeps and base not in shown[situation.keeps]:
+        waiting += (base,)
+    left_out = _left_out(shown.get(situation.keeps, {}), base, margin)
+    if len(left_out) < len(values):
+        values = {name: found for name, found in values.items() if name not in left_out}
     sign = 1 if situation.better == "higher" else -1
     order = sorted(values, key=lambda name: -sign * values[name])
     behind = _differences(situation, known, [rows[name] for name in order], margin)
     ranking = tuple(Candidate(name, values[name], o) for name, o in zip(order, behind, strict=True))
-    waiting = tuple(name for name in rows if name not in values)
     over = _over_the_rest(situation, known, rows[order[0]], margin, strict) if order else {}
     choices = {METHODS[row["method"]].label for row in situation.against}
     beaten = [name for name, outcome in over.items() if name in choices and outcome.verdict == "contradicted"]
+    references = _references(situation, known, strict) if order else {}
+    blind = references.get(RANDOM_ANSWER, -math.inf)
+    below_chance = bool(order) and not waiting and _below(blind, situation, known, [rows[name] for name in order])
+    caveats = _caveats(situation, known)
     num_runs, num_planned = _runs(situation, known, rows)
     least = RATIO_MARGIN if situation.measure in RATIOS else margin
     return Advice(
@@ -218,10 +165,15 @@ def _advice(situation: Situation, known: Evidence, margin: float, strict: bool) 
         waiting=waiting,
         absent=absent,
         over=over,
+        references=references,
         instead=beaten[0] if beaten and not waiting else None,
+        below_chance=below_chance,
+        left_out=left_out,
+        shown=shown,
+        caveats=caveats,
         stored={name: found for name, row in rows.items() if (found := _bytes(situation, row, known)) is not None},
         price=_price(situation, known, order[0], margin, strict) if order and situation.measure == STORED else None,
-        sureness=SURE if beaten and not waiting else _sureness(ranking, waiting, least),
+        sureness=_sureness(ranking, waiting, least, left_out, caveats, none=bool(beaten) or below_chance),
         scale=known.results.question.scale,
         num_runs=num_runs,
         num_planned=num_planned,
@@ -235,9 +187,24 @@ def _price(situation: Situation, known: Evidence, name: str, margin: float, stri
     return (by_score.ranking[0].name, mine.behind) if mine and mine.behind else None
 
 
-def _sureness(ranking: Sequence[Candidate], waiting: Sequence[str], margin: float) -> str:
-    if waiting or len(ranking) < 2:
+def _sureness(
+    ranking: Sequence[Candidate],
+    waiting: Sequence[str],
+    margin: float,
+    left_out: Sequence[str] = (),
+    caveats: Sequence[str] = (),
+    *,
+    none: bool = False,
+) -> str:
+    if waiting or len(ranking) + len(left_out) < 2:
         return NOT_YET
+    if any(one.name in left_out for one in ranking):
+        return NOT_FAIR
+    word = SURE if none else LIKELY if len(ranking) == 1 else _by_intervals(ranking, margin)
+    return WITH_CAVEATS.get(word, word) if caveats else word
+
+
+def _by_intervals(ranking: Sequence[Candidate], margin: float) -> str:
     others = [one.behind for one in ranking if one.behind]
     lows = [math.nan if outcome.low is None else outcome.low for outcome in others]
     highs = [math.nan if outcome.high is None else outcome.high for outcome in others]
@@ -247,6 +214,15 @@ def _sureness(ranking: Sequence[Candidate], waiting: Sequence[str], margin: floa
     if all(-margin <= low and high <= margin for low, high in zip(lows, highs, strict=True)):
         return NO_MATTER
     return ONE_OF if apart else CANNOT_TELL
+
+
+def _caveats(situation: Situation, known: Evidence) -> tuple[str, ...]:
+    """What makes an advice less sure than its intervals say."""
+    question = known.results.question
+    grids = [question.learning_rate_grid.get(name, []) for name in situation.each if situation.measure == ONE_TRIAL]
+    widths = {round(max(grid) / min(grid), 6) for grid in grids if grid}
+    found = {"one seed": len(question.seeds) == 1, "the grids are not equally wide": len(widths) > 1}
+    return tuple(words for words, holds in found.items() if holds)
 
 
 def _there(situation: Situation, row: Row, known: Evidence) -> bool:
@@ -267,6 +243,58 @@ def _over_the_rest(situation: Situation, known: Evidence, best: Row, margin: flo
     outcomes = judge_one(situation.claim([(best, row) for row in rows]), known, margin).outcomes
     known_ones = [(row, outcome) for row, outcome in zip(rows, outcomes, strict=True) if outcome.mean is not None]
     return {METHODS[row["method"]].label: _ahead(situation, outcome) for row, outcome in known_ones}
+
+
+def _references(situation: Situation, known: Evidence, strict: bool) -> dict[str, float]:
+    """What decides, of what needs no method of ours, and of a random answer where one is known."""
+    rows = [row for row in (*situation.against, *situation.beside) if strict or _there(situation, row, known)]
+    found = {METHODS[row["method"]].label: _value(situation, row, known) for row in rows}
+    found[RANDOM_ANSWER] = _chance(situation, known)
+    return {name: number for name, number in found.items() if number is not None}
+
+
+def _chance(situation: Situation, known: Evidence) -> float | None:
+    """What a random answer scores; None of other measures and splits, and where a real dataset is not at hand."""
+    results = known.results
+    try:
+        if situation.measure != "score" or results.question.split != "test":
+            return None
+        if situation.tracked:
+            return tracks.chance(known.said, situation.tracked)
+        if situation.over not in (*GROUPS, "all"):
+            return None
+        tasks = results.tasks(None if situation.over == "all" else situation.over)
+        size = results.question.eval.get("num_examples")
+        return float(np.mean([comparison.blind(task, "chance", size) for task in tasks])) if tasks else None
+    except MmpeftError:
+        return None
+
+
+def _below(chance: float, situation: Situation, known: Evidence, rows: Sequence[Row]) -> bool:
+    """Whether each row, the best one first, surely scores less than chance."""
+    best = _value(situation, rows[0], known)
+    if best is None or best >= chance:
+        return False
+    claim, level = situation.claim([(row, row) for row in rows]), 1 - ERROR_RATE / len(rows)
+    found = [level_of(claim, row, situation.contrast(row, row), known, level) for row in rows]
+    return all(e is not None and e.high < chance for e in found)
+
+
+def _shown(situation: Situation, rows: Mapping[str, Row], known: Evidence) -> dict[str, dict[str, float]]:
+    """Of each measure that is shown or must be kept its value, by candidate and by the first of ``beside``."""
+    measures = dict.fromkeys(filter(None, (situation.keeps, *situation.shown)))
+    named = {**rows, **{METHODS[row["method"]].label: row for row in situation.beside[:1]}}
+    claim = situation.claim([(row, row) for row in named.values()])
+    found = {
+        measure: {name: value(claim, row, situation.contrast(row, row, measure), known) for name, row in named.items()}
+        for measure in measures
+    }
+    return {measure: {k: number for k, number in by.items() if number is not None} for measure, by in found.items()}
+
+
+def _left_out(kept: Mapping[str, float], base: str, margin: float) -> tuple[str, ...]:
+    """The candidates that lie more than the margin below doing without in what they have to keep: on average, sure or not."""
+    return tuple(name for name, number in kept.items() if base in kept and number < kept[base] - margin)
 
 
 def _ahead(situation: Situation, outcome: Outcome) -> Outcome:

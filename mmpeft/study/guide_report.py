@@ -11,19 +11,24 @@ from mmpeft.errors import unknown
 from mmpeft.methods import METHODS
 from mmpeft.study import guide
 from mmpeft.study.claims import SEED_SD, Ledger, load_ledger
-from mmpeft.study.guide import Advice, Guide, advise, load_guide
+from mmpeft.study.guide import Advice, advise
 from mmpeft.study.ledger import MARKS, asking
-from mmpeft.study.report import DASH, THIN, Prose, Table, listed, percent, to_html
+from mmpeft.study.report import DASH, RANDOM_ANSWER, THIN, Prose, Table, listed, percent, to_html
+from mmpeft.study.situations import RATIOS, STORED, Guide, load_guide
 from mmpeft.study.verdicts import Judged, Outcome, judge
 
 PLAIN = {METHODS["zero-shot"].label: "the untrained base", METHODS["connector"].label: "the connector alone"}
 """How a sentence calls what needs none of the methods."""
 
-STRENGTH = {guide.SURE: 3, guide.NO_MATTER: 3, guide.LITTLE: 2, guide.ONE_OF: 2, guide.CANNOT_TELL: 1, guide.NOT_YET: 0}
+STRENGTH = {guide.SURE: 3, guide.NO_MATTER: 3, guide.CANNOT_TELL: 1, guide.NOT_FAIR: 1, guide.NOT_YET: 0}
+STRENGTH |= dict.fromkeys((guide.LITTLE, guide.LIKELY, guide.ONE_OF), 2)
 """How many of three dots a degree of sureness gets, so that no color is needed."""
 
 MOST_NAMED = 3
 """So many candidates are named in a line; of more, the best and the number of the others."""
+
+SHOWN = {"recall": "things named", "num_words": "words a caption"}
+"""How a sentence and a column call a measure that is shown beside what decides."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +39,13 @@ class Advised:
         found: One each.
         verdicts: By the id of the claim.
         headlines: The situations that the landing page opens with.
+        margin: A difference up to this counts as none.
     """
 
     found: tuple[Advice, ...]
     verdicts: Mapping[str, Judged]
-    headlines: tuple[str, ...] = ()
+    headlines: tuple[str, ...]
+    margin: float
 
     def of(self, name: str) -> Advice:
         """The advice of the situation of a name.
@@ -74,7 +81,7 @@ def advised(
             raise unknown("claim", name, claims)
     judged = judge(Ledger(margin=ledger.margin, claims=[claims[name] for name in named]), ask, strict=strict) if named else []
     found = advise(situations, ask, ledger.margin, strict=strict)
-    return Advised(tuple(found), {one.claim.id: one for one in judged}, tuple(situations.headlines))
+    return Advised(tuple(found), {one.claim.id: one for one in judged}, tuple(situations.headlines), ledger.margin)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -86,6 +93,10 @@ def taken(advice: Advice) -> str:
     """What to take, in words: ``LoRA, connector tuned or connector frozen``."""
     if advice.instead:
         return f"none of them: {PLAIN[advice.instead]}"
+    if advice.below_chance:
+        return "none is above a random answer"
+    if advice.sureness == guide.NOT_FAIR:
+        return "cannot be said"
     if advice.sureness == guide.NOT_YET:
         return f"so far {advice.ranking[0].name}" if len(advice.ranking) > 1 else "not known yet"
     if advice.sureness in (guide.CANNOT_TELL, guide.NO_MATTER):
@@ -106,28 +117,75 @@ def how_sure(advice: Advice) -> str:
 
 
 def why(advice: Advice) -> str:
-    """The numbers behind an advice, in two or three short sentences."""
-    if len(advice.ranking) < 2:
+    """The numbers behind an advice, in a few short sentences."""
+    if _nothing_to_compare(advice):
         return reason(advice)
-    best, sign = advice.ranking[0], 1 if advice.situation.better == "higher" else -1
-    gains = [f"against {PLAIN[name]} {_points(outcome, sign)}" for name, outcome in advice.over.items()]
-    text = f"{best.name}: {_amount(advice, best.value)}. {_ahead(advice)}"
-    return f"{text} {_sentence('; '.join(gains))}" if gains else text
+    best = advice.ranking[0]
+    return f"{best.name}: {_amount(advice, best.value)}. {_told(advice, _ahead(advice), list(advice.over))}"
 
 
 def reason(advice: Advice) -> str:
-    """The comparison that decided, in one sentence."""
-    if len(advice.ranking) < 2:
+    """The comparison that decided, and what counts beside it, in a sentence or two."""
+    if _nothing_to_compare(advice):
         few = "Fewer than two candidates at this scale."
         return f"Not enough runs yet: {_few(advice.waiting)}." if advice.waiting else few
     if advice.instead:
-        return f"{advice.ranking[0].name}, the best of them, against it: {_points(advice.over[advice.instead], 1)}."
-    return _ahead(advice)
+        text = f"{advice.ranking[0].name}, the best of them, against it: {_points(advice.over[advice.instead], 1)}."
+        return _told(advice, text, [])
+    beside = [METHODS[row["method"]].label for row in advice.situation.beside]
+    return _told(advice, _ahead(advice), [name for name in beside if name in advice.over])
+
+
+def _nothing_to_compare(advice: Advice) -> bool:
+    return not advice.ranking or len(advice.ranking) + len(advice.left_out) < 2
+
+
+def _told(advice: Advice, comparison: str, over: Sequence[str]) -> str:
+    """A comparison, and around it what else has to be known: who is left out, chance, doing without, what makes it less sure."""
+    sign = 1 if advice.situation.better == "higher" else -1
+    named = f"{advice.ranking[0].name} " if advice.ranking else ""
+    gains = "; ".join(f"against {PLAIN[name]} {_points(advice.over[name], sign)}" for name in over)
+    reservations = _sentence("; ".join(advice.caveats)) if advice.caveats else ""
+    comparison = "" if advice.sureness == guide.NOT_FAIR else comparison
+    return " ".join(filter(None, (_kept(advice), _chance(advice), comparison, gains and _sentence(named + gains), reservations)))
+
+
+def _chance(advice: Advice) -> str:
+    """That no candidate scores more than a random answer, where that is so."""
+    chance = advice.references.get(RANDOM_ANSWER)
+    if chance is None or advice.ranking[0].value > chance:
+        return ""
+    return f"None scores more than a random answer ({_amount(advice, chance)})."
+
+
+def _kept(advice: Advice) -> str:
+    """Which candidates do not keep what they had to, and what each measure beside says; nothing if all keep it."""
+    if not advice.left_out:
+        return ""
+    base, noun = METHODS[advice.situation.beside[0]["method"]].label, SHOWN.get(advice.situation.keeps, advice.situation.keeps)
+    numbers = "; ".join(
+        f"{SHOWN.get(measure, measure)} {_range([by[name] for name in advice.left_out if name in by], measure)}, "
+        f"{PLAIN[base]} {_range([by[base]], measure)}"
+        for measure, by in advice.shown.items()
+        if base in by
+    )
+    if advice.sureness == guide.NOT_FAIR:
+        return f"Each says less than {PLAIN[base]}, so a lower share is no better description: {numbers}."
+    return f"Left out for less of «{noun}» than {PLAIN[base]}: {listed(advice.left_out)} ({numbers})."
+
+
+def _range(values: Sequence[float], measure: str) -> str:
+    """``37.1 to 46.0 %``; words are plain numbers."""
+    words = [f"{value:.1f}" if measure == "num_words" else percent(value) for value in sorted(values)]
+    ends = words[0] if words[0] == words[-1] else f"{words[0]} to {words[-1]}"
+    return ends if measure == "num_words" else f"{ends}{THIN}%"
 
 
 def _ahead(advice: Advice) -> str:
     """How the other candidates stand to the best one."""
     others = advice.ranking[1:]
+    if not others:
+        return f"{advice.ranking[0].name} alone is left."
     apart = [one for one in others if one.told_apart]
     one = apart[0] if apart else others[-1]
     which = "" if len(others) == 1 else "the nearest " if apart else "the farthest "
@@ -149,14 +207,14 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _amount(advice: Advice, value: float) -> str:
-    if advice.situation.measure == guide.STORED:
+    if advice.situation.measure == STORED:
         return f"{value:,.0f} bytes"
     return f"an SD of {percent(value)} points" if advice.situation.measure == SEED_SD else f"{percent(value)}{THIN}%"
 
 
 def _behind(advice: Advice, outcome: Outcome | None) -> str:
     """How far a candidate lies behind the best one: ``by 6.1 points (4.9 to 7.4)``, ``with 7.7 times as much``."""
-    if advice.situation.measure not in guide.RATIOS:
+    if advice.situation.measure not in RATIOS:
         return f"by {_points(outcome)}"
     if outcome is None or outcome.mean is None or outcome.low is None or outcome.high is None:
         return "by an unknown factor"
@@ -180,14 +238,18 @@ def cheapest(advice: Advice) -> str | None:
 
 
 def none_of_them(found: Advised) -> Prose:
-    """In which situations the base or the connector alone is no worse than the best method, and where that stays open."""
+    """In which situations no method gains more than the margin over doing without, or none reaches chance, and what is open."""
     asked = [one for one in found.found if one.situation.against]
     known = [one for one in asked if one.over and not one.waiting]
     if not known:
         return Prose("Whether any of the methods is worth its training is not known yet.")
     needless = [one for one in known if one.instead]
-    unclear = [one for one in known if not one.instead and any(not o.low or o.low <= 0 for o in _asked_against(one))]
-    parts = [f"{_quoted(one)}: {PLAIN[str(one.instead)]} is no worse than the best of them." for one in needless]
+    blind = [one for one in known if one.below_chance and not one.instead]
+    others = [one for one in known if one not in (*needless, *blind)]
+    unclear = [one for one in others if any(not o.low or o.low <= 0 for o in _asked_against(one))]
+    little = f"surely not more than {percent(found.margin, 0)} points above"
+    parts = [f"{_quoted(one)}: the best of them is {little} {PLAIN[str(one.instead)]}." for one in needless]
+    parts += [f"{_quoted(one)}: none of them is above a random answer." for one in blind]
     text = " ".join(parts) or f"In none of {len(known)} situations is doing without them as good."
     return Prose(f"{text} Not settled: {listed(map(_quoted, unclear))}." if unclear else text)
 
@@ -308,4 +370,10 @@ def _ranking(advice: Advice) -> str:
         }
         for one in advice.ranking
     ]
-    return f'<div class="wide-table">{to_html(pd.DataFrame(rows), index=False)}</div>' if rows else ""
+    for name, value in advice.references.items():
+        rows.append({"candidate": f"<i>{escape(name)}</i>", escape(advice.situation.decides): _amount(advice, value)})
+    names = [*(one.name for one in advice.ranking), *advice.references]
+    for row, name in zip(rows, names, strict=True):
+        row |= {SHOWN.get(k, k): _range([by[name]], k) if name in by else DASH for k, by in advice.shown.items()}
+    page = pd.DataFrame(rows).fillna(DASH)
+    return f'<div class="wide-table">{to_html(page, index=False)}</div>' if rows else ""

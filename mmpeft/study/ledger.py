@@ -195,58 +195,100 @@ class Case:
     holds: bool
 
 
+NUMBERED = {"size": ("method_size", ["method"]), "data": ("train_examples", ["method", "dataset"])}
+"""Columns that number what a table's own labels cannot be compared by: whose values, from 1 up, within which rows."""
+
+
+@cache
+def printed(number: int) -> pd.DataFrame:
+    """A table of the paper, a row a number, with ``size``, ``data`` and, of a table over epochs, ``epoch`` beside its columns."""
+    table = published().query("table == @number")
+    for name, (column, within) in NUMBERED.items():
+        values = table[column].astype(str).str.extract(r"(\d+)")[0].astype(float)
+        table = table.assign(**{name: values}).assign(
+            **{name: lambda rows, name=name, within=within: rows.groupby(within)[name].rank("dense").fillna(1).astype(int)}
+        )
+    return table.assign(epoch=table["dataset"].str.extract(r"epoch (\d+)$")[0].fillna(0).astype(int))
+
+
 def cases(contrast: Published, margin: float) -> list[Case]:
     """Every place of the paper's tables where a claim can be read off; rows with unreadable cells are left out."""
-    table = published().query("table == @contrast.table")
+    table = printed(contrast.table)
     found = []
     for values in product(*(dict.fromkeys(table[column]) for column in contrast.by)):
         here = table[np.logical_and.reduce([table[c] == v for c, v in zip(contrast.by, values, strict=True)])]
-        plus = _averages(here, contrast.plus, contrast.over)
-        minus = _others(here, contrast) if isinstance(contrast.minus, str) else _averages(here, contrast.minus, contrast.over)
-        if not plus or not minus:
+        difference = _difference(here, contrast)
+        if difference is None:
             continue
-        pick: Callable[[Sequence[float]], float] = min if contrast.minus == "worst" else max
-        difference = pick(plus) - pick(minus)
         holds = weighed(contrast.expect, difference, difference, margin if contrast.expect == "near" else 0.0) == "supported"
-        found.append(Case(", ".join(map(str, values)), difference, holds))
+        found.append(Case(_place(contrast, values), difference, holds))
     return found
 
 
-def _averages(table: pd.DataFrame, row: Mapping[str, Any], over: str) -> list[float]:
+def _difference(table: pd.DataFrame, contrast: Published) -> float | None:
+    """The difference in one place, in fractions to the printed digits; None if a row cannot be read."""
+    plus = [_averages(table, row, contrast) for row in contrast.plus]
+    if isinstance(contrast.minus, str):
+        pick: Callable[[Sequence[float]], float] = min if contrast.minus == "lowest" else max
+        minus = [_others(table, contrast)]
+    else:
+        pick, minus = max, [_averages(table, row, contrast) for row in contrast.minus]
+    if not all([*plus, *minus]):
+        return None
+    return round(sum(map(pick, plus)) - sum(map(pick, minus)), 6)
+
+
+def _place(contrast: Published, values: Sequence[Any]) -> str:
+    """Where a case stands and against what: ``LLaVA-1.5-7B, LoRA, unseen, against frozen``."""
+    words = [f"{c} {v}" if isinstance(v, int | np.integer) else str(v) for c, v in zip(contrast.by, values, strict=True)]
+    words += [contrast.over] if contrast.over not in ("all", "printed") else []
+    if isinstance(contrast.minus, list) and len(contrast.minus) == 1:
+        (mine,), (other,) = contrast.plus, contrast.minus
+        differing = [f"{c} {v}" if isinstance(v, int) else str(v) for c, v in other.items() if mine.get(c) != v]
+        words += [f"against {' '.join(differing)}"] if differing else []
+    return ", ".join(words)
+
+
+def _averages(table: pd.DataFrame, row: Mapping[str, Any], contrast: Published) -> list[float]:
     """The averages (fractions) of the printed rows with these values."""
+    over = row.get("over", contrast.over)
     for column, value in row.items():
-        table = table[table[column] == value]
+        table = table if column == "over" else table[table[column] == value]
     columns = [
         task.column
         for task in COLUMNS.values()
         if over in ("all", task.column) or (over in GROUPS and task.seen == (over == "seen"))
     ]
-    keys = ["model", "method", "connector", "location", "method_size", "train_examples"]
-    wide = table.pivot_table(index=keys, columns="dataset", values="value", aggfunc="first").reindex(columns=columns)
+    keys = ["model", "method", "connector", "location", "size", "data"]
+    wide = table.pivot_table(index=keys, columns="dataset", values=contrast.column, aggfunc="first")
+    wide = wide if over == "printed" else wide.reindex(columns=columns)
     return [float(value) / 100 for value in wide.dropna().mean(axis=1)]
 
 
 def _others(table: pd.DataFrame, contrast: Published) -> list[float]:
-    mine = contrast.plus["method"]
-    return [
-        value for name in table["method"].unique() if name != mine for value in _averages(table, {"method": name}, contrast.over)
-    ]
+    mine = contrast.plus[0]["method"]
+    return [value for name in table["method"].unique() if name != mine for value in _averages(table, {"method": name}, contrast)]
 
 
 def paper_table(ledger: Ledger) -> Table:
-    """The paper against itself: in how many places its own legible tables bear a claim out, and where they do not."""
+    """The paper against itself: in how many places its own legible tables bear a claim out, by how much, and where they do not.
+
+    A difference is the printed average of what the claim names minus that of what it is compared with.
+    """
     rows = []
     for claim in ledger.claims:
-        if claim.published is None:
+        found = [case for contrast in claim.published for case in cases(contrast, ledger.margin)]
+        if not found:
             continue
-        found = cases(claim.published, ledger.margin)
         against = [f"{case.name} ({percent(case.difference, sign=True)})" for case in found if not case.holds]
+        ends = dict.fromkeys(percent(end([case.difference for case in found]), sign=True) for end in (min, max))
         rows.append(
             {
                 "claim": claim.claim,
-                "table": claim.published.table,
+                "table": ", ".join(str(number) for number in dict.fromkeys(one.table for one in claim.published)),
                 "legible places": len(found),
                 "borne out in": len(found) - len(against),
+                "differences (points)": " to ".join(ends),
                 "not in (points)": "; ".join(against) or DASH,
             }
         )

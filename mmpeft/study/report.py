@@ -5,7 +5,6 @@ Scores are fractions inside and percent on the page. A run without a record is c
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 from typing import Any
 
@@ -26,6 +25,7 @@ from mmpeft.study.comparison import (
     GROUPS,
     Results,
     Variant,
+    blind,
     estimate,
     find,
     full_marks,
@@ -36,6 +36,7 @@ from mmpeft.study.comparison import (
 from mmpeft.tasks import TASKS
 
 MINUS, DASH, THIN = "\u2212", "\u2013", "\u202f"
+RANDOM_ANSWER = "Random answer"
 
 
 class Prose(str):
@@ -224,18 +225,12 @@ def _blind(results: Results) -> dict[str, dict[str, float]]:
     if results.question.split != "test":
         return {}
     size = results.question.eval.get("num_examples")
-    found = {task: _baselines(task, size) for task in results.tasks()}
     rows = {}
-    for kind, name in (("chance", "Random answer"), ("majority", "Most frequent answer")):
-        scores = {task: both[kind] / full_marks(task) for task, both in found.items()}
+    for kind, name in (("chance", RANDOM_ANSWER), ("majority", "Most frequent answer")):
+        scores = {task: blind(task, kind, size) for task in results.tasks()}
         means = {g: float(np.mean([scores[t] for t in results.tasks(g)])) for g in GROUPS if results.tasks(g)}
         rows[name] = scores | means
     return rows
-
-
-@cache
-def _baselines(task: str, num_examples: int | None) -> dict[str, float]:
-    return TASKS[task].baselines(num_examples)
 
 
 def _best(results: Results, what: str) -> Variant | None:

@@ -10,10 +10,10 @@ from mmpeft.methods import METHODS
 from mmpeft.plan import Question
 from mmpeft.stats import Estimate
 from mmpeft.study.comparison import Results, margin
-from mmpeft.study.differences import below, compared, counted, framed, smallest
+from mmpeft.study.differences import below, compared, framed, smallest
 from mmpeft.study.paper import METHOD_OF, published
-from mmpeft.study.report import DASH, Prose, Table, cell, listed, percent, to_html, with_interval
-from mmpeft.study.tracks import Tracks, change, epochs_at, estimate, found_in
+from mmpeft.study.report import DASH, RANDOM_ANSWER, THIN, Prose, Table, cell, listed, percent, to_html, with_interval
+from mmpeft.study.tracks import Tracks, chance, change, epochs_at, estimate, found_in
 from mmpeft.tasks import TASKS
 
 NAMES = {
@@ -61,29 +61,42 @@ def asked(question: Question) -> Prose:
 
 
 def moments_table(tracks: Tracks, what: str, moments: Sequence[int | str] = MOMENTS, measure: str = "score") -> Table:
-    """A row a method, a column a moment, the base in the first row: the mean over the tasks of ``what``, in percent.
+    """A row a method, a column a moment: the mean over the tasks of ``what``, in percent.
 
-    A moment named after the best epoch takes the seeds and sources that have it; the column before it says which epoch
+    The first rows are a random answer, where there is one to the tasks, and the base. A moment named after the best epoch
+    takes the seeds that have it in every source, and its cells say how many those are; the column before says which epoch
     was the best one.
     """
     content = {
         row.label: {str(moment): estimate(tracks, row, what, moment, measure) for moment in moments} for row in tracks.rows
     }
-    table = _tables(content, tracks.results, nothing="No run has left anything yet.")
     if not content:
-        return table
-    gaps = smallest(leads(tracks, what, moments, measure))
-    told = [f"At each moment the highest row over each other one. {text}" for text in gaps]
-    if "best" not in moments:
-        return below(table, *told)
-    best = {row.label: epochs_at(tracks, row, "best") for row in tracks.trained}
-    means = pd.Series({name: float(np.mean(epochs)) for name, epochs in best.items() if epochs}, dtype=float)
+        return Table(pd.DataFrame(), "<p>No run has left anything yet.</p>")
+    rows = {name: {moment: e.mean if e else np.nan for moment, e in cells.items()} for name, cells in content.items()}
+    untrained = tracks.base.label if tracks.base else ""
     shown = {
-        name: {"best epoch": _range(best.get(name, [])), **{moment: cell(e) for moment, e in cells.items()}}
+        name: {moment: cell(e) + _seeds(e, moment, name == untrained) for moment, e in cells.items()}
         for name, cells in content.items()
     }
-    page = Table(table.frame.assign(**{"best epoch": means}), to_html(pd.DataFrame.from_dict(shown, "index")))
-    return below(counted(page, tracks.results), *told)
+    if "best" in moments:
+        best = {row.label: epochs_at(tracks, row, "best") for row in tracks.trained}
+        rows = {name: {"best epoch": np.mean(best.get(name) or [np.nan]), **cells} for name, cells in rows.items()}
+        shown = {name: {"best epoch": _range(best.get(name, [])), **cells} for name, cells in shown.items()}
+    blind = chance(tracks, what, measure)
+    if blind is not None:
+        rows = {RANDOM_ANSWER: {str(moment): blind for moment in moments}, **rows}
+        first = {"best epoch": DASH} if "best" in moments else {}
+        shown = {RANDOM_ANSWER: first | {str(moment): percent(blind) for moment in moments}, **shown}
+    gaps = smallest(leads(tracks, what, moments, measure))
+    told = [f"At each moment the highest row over each other one. {text}" for text in gaps]
+    return below(framed(rows, shown, "", tracks.results), *told)
+
+
+def _seeds(e: Estimate | None, moment: str, untrained: bool) -> str:
+    """How many seeds have an epoch so long after the best one; nothing of other moments, nor of the base."""
+    if e is None or untrained or "+" not in moment:
+        return ""
+    return f"<small>{e.num_seeds} seed{'s' if e.num_seeds > 1 else ''}</small>"
 
 
 def leads(tracks: Tracks, what: str, moments: Sequence[int | str], measure: str = "score") -> list[Estimate | None]:
@@ -209,8 +222,9 @@ def standing(tracks: Tracks, what: str, moment: int | str = "last", measure: str
     text = f"At {_moment(moment)} the {best} {_subject(measure, what)} is that of {first.label}: "
     text += f"{with_interval(found[first])}."
     text += f" Not told apart from it: {listed(equals)}." if equals else " Every other method is clearly apart from it."
-    base = estimate(tracks, tracks.base, what, 0, measure) if tracks.base else None
-    return Prose(text + (f" The base without training has {with_interval(base)}." if base else ""))
+    base, blind = estimate(tracks, tracks.base, what, 0, measure) if tracks.base else None, chance(tracks, what, measure)
+    text += f" The base without training has {with_interval(base)}." if base else ""
+    return Prose(text + (f" A random answer has {percent(blind)}{THIN}%." if blind is not None else ""))
 
 
 # --------------------------------------------------------------------------------------------------

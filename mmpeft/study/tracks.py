@@ -3,6 +3,7 @@
     read(results, store) -> Tracks            everything said on the way, by row, source and task
     scores(tracks, row, what, moment)         what it scored then, as the statistics take it
     estimate, change(…) -> Estimate           with its interval; against the base, another row, another moment
+    chance(tracks, what)                      what a random answer scores there
 
 A **source** is the task a run is trained on. A **moment** is an epoch: its number, or
 
@@ -362,6 +363,15 @@ def change(
         return None
     rng = np.random.default_rng(0)
     return paired_difference(a, b, rng, untrained_baseline=untrained, num_draws=comparison.NUM_DRAWS)
+
+
+def chance(tracks: Tracks, what: str, measure: str = "score") -> float | None:
+    """What a random answer scores on the tasks of ``what``, the examples being those asked; None of dev or another measure."""
+    track = next((run.spec.track for run in tracks.results.planned if run.spec.track.wanted), None)
+    tasks = dict.fromkeys(task for _, task in pairs(tracks, what))
+    if track is None or track.split != "test" or what == SOURCE or measure != "score" or not tasks:
+        return None
+    return float(np.mean([comparison.blind(task, "chance", track.num_examples) for task in tasks]))
 
 
 def epochs_at(tracks: Tracks, row: Variant, moment: int | str) -> list[int]:

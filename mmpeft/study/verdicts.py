@@ -15,7 +15,7 @@ from mmpeft.methods import METHODS
 from mmpeft.plan import Question
 from mmpeft.records import Store
 from mmpeft.spec import RunSpec
-from mmpeft.stats import TaskScores, hierarchical_bootstrap
+from mmpeft.stats import Estimate, TaskScores, hierarchical_bootstrap
 from mmpeft.study import tracks
 from mmpeft.study.claims import SEED_SD, Claim, Contrast, Ledger, Row
 from mmpeft.study.comparison import GROUPS, NUM_DRAWS, RATIO_MARGIN, Results, Variant, read, settings_of
@@ -283,6 +283,16 @@ def value(claim: Claim, row: Row, contrast: Contrast, known: Evidence) -> float 
         return float(np.mean([task.scores.mean() for task in found.values()])) if found else None
     means = [task.scores.mean(axis=1) for task in found.values()]
     return float(np.mean([m.std(ddof=1) for m in means])) if means and min(map(len, means)) > 1 else None
+
+
+def level_of(claim: Claim, row: Row, contrast: Contrast, known: Evidence, level: float) -> Estimate | None:
+    """The mean score of one row with its interval; None if runs are missing.
+
+    Raises:
+        NoSuchRow: As for :func:`judge`.
+    """
+    found = _scores(claim, known, row, contrast)
+    return hierarchical_bootstrap(found, np.random.default_rng(0), num_draws=NUM_DRAWS, level=level) if found else None
 
 
 def _spread_ratio(scores: Sequence[tuple[float, Mapping[str, TaskScores]]], level: float) -> tuple[float, float, float] | None:
