@@ -126,7 +126,7 @@ def _relative(results: Results, label: str, group: str) -> str:
     """The gain as a share of the frozen score, as the paper gives it; the interval is that of the linearized ratio."""
     rows = (find(results, label, connector) for connector in ("frozen", "tuned"))
     frozen, tuned = (pooled(results, (row,), group) if row else {} for row in rows)
-    before, after = (sum(task.scores.mean() for task in side.values()) / max(1, len(side)) for side in (frozen, tuned))
+    before, after = (float(sum(task.scores.mean() for task in side.values())) / max(1, len(side)) for side in (frozen, tuned))
     if not before > 0 or not (shift := combined([(1 / before, tuned), (-after / before**2, frozen)])):
         return ""
     e = hierarchical_bootstrap(shift, np.random.default_rng(0), num_draws=comparison.NUM_DRAWS)
