@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fixture_records import fill, question
 
+from mmpeft.calc import sizes_of
 from mmpeft.errors import MmpeftError
 from mmpeft.plan import load_question
 from mmpeft.records import Store
@@ -83,6 +84,15 @@ def test_the_formula_is_told_as_a_multiple_too(measured: Measurement) -> None:
     assert frame.loc["LoRA (r 16)", "operations of a step"] == (2 * 10_000 + 4 * 1000) * 400
     assert frame.loc["Full fine-tuning", "operations of a step"] == (2 * 1000 + 4 * 9000) * 400
     assert frame.loc["LoRA (r 16)", "by the formula, of LoRA's"] == 1
+
+
+def test_the_formula_leaves_out_a_vision_encoder_whose_features_are_kept(measured: Measurement) -> None:
+    sizes = sizes_of("tiny-llava")
+    real = measured.model_copy(update={"model": "tiny-llava", "total_params": sizes.total})
+    frame = efficiency.formula_table(real).frame.set_index("method")
+    used = sizes.dims.num_parameters + sizes.connector
+    assert frame.loc["LoRA (r 16)", "operations of a step"] == (2 * used + 4 * 1000) * 400
+    assert frame.loc["Full fine-tuning", "operations of a step"] == (2 * (used - 9000) + 4 * 9000) * 400
 
 
 def test_without_a_measurement_the_page_says_so(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """A method and a connector, alone and together: the effects add up, and the sentences follow them."""
 
+import re
+
 import pytest
 from made_results import asked, results_of
 
@@ -63,7 +65,15 @@ def test_the_control_says_whose_the_gain_is(shared: float, words: list[str]) -> 
 
 def test_a_gain_that_is_the_connectors_alone_is_called_so() -> None:
     said = factors.control(results(0.02, noise=0.2), "(IA)³", "unseen")
-    assert "may be the connector's alone" in said and "% of what it scores with a frozen one" in said
+    assert "may be the connector's alone" in said and "of what it scores with a frozen one" in said
+
+
+def test_the_gain_as_a_share_is_that_of_the_averages_and_has_an_interval() -> None:
+    said = factors.control(results(0.0), "LoRA", "unseen")  # from 0.5 to 0.75
+    share = re.search(r", \+([\d.]+) % \(\+([\d.]+) to \+([\d.]+)\) of what it scores with a frozen one;", said)
+    assert share is not None
+    mean, low, high = (float(part) for part in share.groups())
+    assert mean == 50 and 40 < low < 50 < high < 60
 
 
 def test_tables_and_sentences_hold_every_method_once() -> None:

@@ -1,6 +1,7 @@
 """Tables, sentences and figures say what the records say, and nothing more."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -195,24 +196,36 @@ def test_figures_have_labeled_axes_and_all_rows(complete: Results) -> None:
     assert all(a.get_xscale() == "log" and "parameters" in a.get_xlabel() for a in figures.plot_parameters(complete).axes)
 
 
-def test_the_best_rate_is_the_one_with_the_highest_average(tmp_path: Path) -> None:
+def swept(tmp_path: Path, rule: Callable[[float], float]) -> Results:
+    """The question of the rates, with a score that follows from the rate alone."""
     asked = question("learning_rate", seeds=[0])
 
-    def rule(spec: RunSpec) -> float:
-        rate = spec.train.learning_rate or spec.connector.learning_rate or 1.0
-        return 0.9 - abs(np.log10(rate / 2e-3)) / 5
+    def score(spec: RunSpec) -> float:
+        return rule(spec.train.learning_rate or spec.connector.learning_rate or 1.0)
 
-    store = fill(Store(tmp_path), asked.planned(), rule)
+    store = fill(Store(tmp_path), asked.planned(), score)
     for run in asked.planned():  # the curves are drawn from the records' scores
         record = store.load(run.run_id)
         assert record is not None
-        store.save(record.model_copy(update={"scores": {"score": rule(run.spec), "unparsed": 0.0}}), [])
-    results = comparison.Results(asked, tuple(asked.planned()), store.collect(asked.planned()), {}, {})
+        store.save(record.model_copy(update={"scores": {"score": score(run.spec), "unparsed": 0.0}}), [])
+    return comparison.Results(asked, tuple(asked.planned()), store.collect(asked.planned()), {}, {})
+
+
+def test_the_best_rate_is_the_one_with_the_highest_average(tmp_path: Path) -> None:
+    results = swept(tmp_path, lambda rate: 0.9 - abs(np.log10(rate / 2e-3)) / 5)
     best = report.best_rates(results).frame.set_index("method")
-    grid = asked.learning_rate_grid["lora"]
+    grid = results.question.learning_rate_grid["lora"]
     assert best["best rate"]["LoRA"] == min(grid, key=lambda rate: abs(np.log10(rate / 2e-3)))
     assert report.rates_in_use(results).startswith("The file of the scale tiny uses")
     assert len([a for a in figures.plot_learning_rates(results).axes if a.get_visible()]) == len(best)
+
+
+def test_the_papers_rate_is_neither_a_trial_nor_an_end_of_the_grid(tmp_path: Path) -> None:
+    results = swept(tmp_path, lambda rate: 0.5 - np.log10(rate) / 20)  # the lower, the better; the paper's are the lowest
+    best = report.best_rates(results).frame.set_index("method")
+    for name, grid in results.question.learning_rate_grid.items():
+        row = best.loc[METHODS[name].label]
+        assert (row["rates"], row["best rate"], row["at the end"]) == (len(grid), min(grid), True)
 
 
 def test_the_gallery_shows_different_pictures_with_their_words() -> None:

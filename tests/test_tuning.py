@@ -72,12 +72,38 @@ def test_a_ranking_that_the_papers_rates_turn_is_said() -> None:
     order = tuning.ranking_table(results).frame
     assert order.loc["5 trials each"].tolist() == ["Full fine-tuning", "LoRA", "Adapter", "(IA)³", "Prefix", "Connector only"]
     assert order.loc["the paper's rates"].tolist()[0] == "LoRA"
-    assert "it is the same as with the best rate of each" in tuning.ranking(hills(0.0))
+    assert "after Holm's correction for all 20 differences between two methods" in said  # ten pairs, at both rates
+    assert "it is the same as at the best rate of each" in tuning.ranking(hills(0.0))
+
+
+def test_the_last_order_is_that_of_whole_grids_also_where_one_is_longer() -> None:
+    """The Adapter's grid has two rates more than the others'; here the larger of them is its best."""
+
+    def rule(spec: RunSpec) -> float:
+        return 0.9 if spec.train.learning_rate == 5e-2 and spec.method.name == "adapter" else TOP[spec.method.name]
+
+    order = tuning.ranking_table(results_of(SWEEP, rule)).frame
+    assert order.loc["best rate each"].tolist()[0] == "Adapter" and order.index[-1] == "best rate each"
+    assert order.loc["1 trial each"].tolist()[0] == "Full fine-tuning"
 
 
 @pytest.mark.parametrize(("width", "words"), [(0.6, "is the larger effect"), (0.01, "is not the larger effect")])
 def test_the_larger_effect_is_decided_by_the_interval(width: float, words: str) -> None:
-    assert words in tuning.largest_effect(hills(width))
+    assert words in tuning.larger_effect(hills(width))
+
+
+def test_baselines_do_not_count_as_methods_where_rate_and_method_are_weighed() -> None:
+    """Full fine-tuning far above and the connector far below spread the rows; the four methods are all alike."""
+    tops = {"full": 0.95, "connector": 0.05}
+
+    def rule(spec: RunSpec) -> float:
+        rate = spec.train.learning_rate or spec.connector.learning_rate or 1.0
+        return tops.get(spec.method.name, 0.6) - 0.04 * abs(math.log10(rate / BEST[spec.method.name]))
+
+    said = tuning.larger_effect(results_of(SWEEP, rule))
+    assert "the methods lie 0.0 points apart" in said and "is the larger effect" in said
+    with_them = said.split("With Connector only and Full fine-tuning counted as methods too: ")[1]
+    assert "a difference of −" in with_them
 
 
 def test_the_spread_table_says_what_a_wrong_rate_costs() -> None:
@@ -92,7 +118,7 @@ def test_without_runs_nothing_is_claimed() -> None:
     nothing = results_of(SWEEP, lambda spec: 0.5, keep=lambda spec: False)
     assert tuning.sweep(nothing) is None and tuning.budgets(nothing) == {}
     assert tuning.budgets_table(nothing).frame.empty and tuning.spread_table(nothing).frame.empty
-    assert "not known yet" in tuning.ranking(nothing) and "not known yet" in tuning.largest_effect(nothing)
+    assert "not known yet" in tuning.ranking(nothing) and "not known yet" in tuning.larger_effect(nothing)
     assert "Nothing can be ranked" in tuning.ranking_table(nothing).html
     some = results_of(SWEEP, lambda spec: 0.5, keep=lambda spec: spec.task != "mini-okvqa" or spec.method.name == "lora")
     found = tuning.sweep(some)

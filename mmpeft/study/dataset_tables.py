@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 
 import pandas as pd
 
@@ -33,12 +34,11 @@ def size(task: RealTask, split: str) -> str:
 
 
 def size_table() -> Table:
-    """One row a dataset: its column, its splits, its metric and its licence."""
+    """One row a dataset: its splits, its metric, its licence and its home, to which its name leads on the page."""
     rows = [
         {
             "dataset": task.dataset,
-            "column": task.column,
-            "paper calls it": "for evaluation" if task.evaluation_only else "seen" if task.seen else "unseen",
+            "in the paper": "evaluation" if task.evaluation_only else "seen" if task.seen else "unseen",
             **{split: size(task, split) for split in ("train", "dev", "test")},
             "metric": task.metric,
             "licence": task.licence,
@@ -46,7 +46,9 @@ def size_table() -> Table:
         }
         for task in datasets_of_the_study()
     ]
-    return _table(rows)
+    links = [f'<a href="{escape(str(row["home"]))}">{row["dataset"]}</a>' for row in rows]
+    frame = pd.DataFrame(rows)
+    return Table(frame, _fitted(frame.drop(columns="home").assign(dataset=links)))
 
 
 def place_table() -> Table:
@@ -86,4 +88,9 @@ def wording_table(dataset: str = "") -> Table:
 
 def _table(rows: Sequence[Mapping[str, object]]) -> Table:
     frame = pd.DataFrame(rows)
-    return Table(frame, to_html(frame, index=False))
+    return Table(frame, _fitted(frame))
+
+
+def _fitted(frame: pd.DataFrame) -> str:
+    """The table as wide as its place: what is long goes on in the next line."""
+    return to_html(frame, index=False).replace('class="', 'class="fitted ', 1)

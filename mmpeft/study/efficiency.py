@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
+from mmpeft.calc import costed, sizes_of
 from mmpeft.entry import Location
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
@@ -239,14 +240,18 @@ def counts_table(results: Results) -> Table:
 
 
 def formula_table(measurement: Measurement | None) -> Table:
-    """The paper's count of a training step for our own rows, as a multiple of the reference's, beside the measured one."""
+    """The paper's count of a training step for our own rows, as a multiple of the reference's, beside the measured one.
+
+    A step reads cached vision features, so the vision encoder's parameters are left out where they are known.
+    """
     if measurement is None:
         return Table(pd.DataFrame(), "<p>Nothing was measured yet.</p>")
     tokens = float(str(measurement.settings["num_tokens"]))
+    idle = sizes_of(measurement.model).vision_encoder if measurement.model in costed() else 0
 
     def count(row: Measured) -> float:
-        frozen = measurement.total_params - row.trainable_params if row.method.name == "full" else measurement.total_params
-        return training(frozen, row.trainable_params, tokens)
+        used = measurement.total_params - idle
+        return training(used - row.trainable_params if row.method.name == "full" else used, row.trainable_params, tokens)
 
     reference = count(measurement.reference)
     rows = []

@@ -111,12 +111,15 @@ def control(results: Results, label: str, group: str) -> Prose:
 
 
 def _relative(results: Results, label: str, group: str) -> str:
-    """The gain as a share of the frozen score, as the paper gives it."""
-    frozen, tuned = find(results, label, "frozen"), find(results, label, "tuned")
-    before, after = (comparison.estimate(results, row, group) if row else None for row in (frozen, tuned))
-    if not before or not after or before.mean <= 0:
+    """The gain as a share of the frozen score, as the paper gives it; the interval is that of the linearized ratio."""
+    rows = (find(results, label, connector) for connector in ("frozen", "tuned"))
+    frozen, tuned = (pooled(results, (row,), group) if row else {} for row in rows)
+    before, after = (float(sum(task.scores.mean() for task in side.values())) / max(1, len(side)) for side in (frozen, tuned))
+    if not before > 0 or not (shift := combined([(1 / before, tuned), (-after / before**2, frozen)])):
         return ""
-    return f", {percent(after.mean / before.mean - 1, sign=True)} % of what it scores with a frozen one"
+    e = hierarchical_bootstrap(shift, np.random.default_rng(0), num_draws=comparison.NUM_DRAWS)
+    mean, low, high = (percent(after / before - 1 + value, sign=True) for value in (e.mean, e.low, e.high))
+    return f", {mean} % ({low} to {high}) of what it scores with a frozen one"
 
 
 def sums(results: Results, group: str) -> Prose:

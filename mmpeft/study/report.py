@@ -137,6 +137,11 @@ def provenance(results: Results, *, plain: bool = False) -> Prose:
     return Prose(line)
 
 
+def margin_told() -> Prose:
+    """How large a difference between two scores must be to matter, as the claims ledger fixed it."""
+    return Prose(f"The margin between scores is {percent(margin(), 0)} points, fixed in `params/claims.yaml` before looking.")
+
+
 def _several(runs: pd.DataFrame, field: str, word: str) -> str:
     found = sorted(set(runs[field].dropna())) if field in runs else []
     return f"{word}{'s' if len(found) > 1 else ''} {listed(found)}" if found else ""
@@ -280,10 +285,18 @@ def to_html(table: pd.DataFrame, *, index: bool = True) -> str:
     return html
 
 
+def grids(results: Results) -> dict[str, list[float]]:
+    """The rates of the question's grid by the method's printed name."""
+    return {METHODS[name].label: list(rates) for name, rates in results.question.learning_rate_grid.items()}
+
+
 def best_rates(results: Results) -> Table:
-    """For each swept method, the rate with the best average dev score, and whether it lies at the grid's end."""
+    """For each swept method, the rate of its grid with the best average dev score, and whether it lies at the grid's end."""
     rows = []
-    for label, curve in rate_curves(results).items():
+    for label, tried in rate_curves(results).items():
+        curve = tried[tried.index.isin(grids(results).get(label, tried.index))]
+        if curve.empty:
+            continue
         best = curve["score"].idxmax()
         at_end = best in (curve.index.min(), curve.index.max())
         rows.append((label, len(curve), best, curve["score"][best], at_end))

@@ -57,13 +57,16 @@ def plot_lines(results: Results, arms: Arms, number: str) -> Picture:
     return figure
 
 
-def _line(panel: Axes, line: Line, found: Sequence[Estimate | None], style: int, shift: float = 1.0) -> None:
+def _line(
+    panel: Axes, line: Line, found: Sequence[Estimate | None], style: int, shift: float = 1.0, *, joined: bool = True
+) -> None:
     known = [(point.x * shift, e) for point, e in zip(line.points, found, strict=True) if e]
     color = OF_LABEL[line.label]
     face = color if line.connector == "tuned" else "white"
     for x, e in known:
         panel.plot([x, x], [100 * e.low, 100 * e.high], color=color, linewidth=1.4)
-    look: dict[str, Any] = {"marker": MARKS[style], "linestyle": DASHES[style], "markerfacecolor": face, "markeredgewidth": 1.8}
+    look: dict[str, Any] = {"marker": MARKS[style], "linestyle": DASHES[style] if joined else ""}
+    look |= {"markerfacecolor": face, "markeredgewidth": 1.8}
     panel.plot([x for x, _ in known], [100 * e.mean for _, e in known], color=color, linewidth=2, markersize=8, **look)
 
 
@@ -80,7 +83,10 @@ def _named(figure: Picture, names: Sequence[str], styles: Sequence[str] = (), *,
 
 
 def plot_locations(results: Results) -> Picture:
-    """The averages at each location, a row of panels for each comparison: the same size, the same count."""
+    """The averages at each location, a row of panels for each comparison: the same size, the same count.
+
+    Points are not joined: locations have no order, and nothing lies between two of them.
+    """
     shown, groups = families(results), groups_of(results)
     rows = max(1, len(shown))
     figure, panels = new_panels(max(1, len(groups)), 3.6, rows, sharey="col")
@@ -92,7 +98,7 @@ def plot_locations(results: Results) -> Picture:
             label = by_place[PLACES[0]].label
             xs = [x + 0.09 * (shift - 1) for x in range(len(PLACES))]
             line = Line(label, by_place[PLACES[0]].connector, tuple(Point(x, ()) for x in xs))
-            _line(panel, line, found, 0)
+            _line(panel, line, found, 0, joined=False)
             names.append(label)
         base_line(panel, results, group, level=True)
         panel.set_xticks(range(len(PLACES)), PLACES)

@@ -2,6 +2,7 @@
 
 A *trial* is a rate of the question's grid. The rates of the paper (``params/scales/paper.yaml``) are runs of their own
 beside the grid: they stand for a method that was not tuned here. Scores are averages over all tasks of the plan.
+Baselines are tuned as methods are, but where the spread over methods is asked for they do not count as such.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,15 +18,18 @@ from numpy.typing import ArrayLike, NDArray
 from mmpeft.decide import verdicts
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
+from mmpeft.methods.baselines import Baseline
 from mmpeft.plan import read_yaml, scale_file
 from mmpeft.stats import Estimate, joint_shifts
 from mmpeft.study import comparison
 from mmpeft.study.comparison import Results, Variant
 from mmpeft.study.curves import ALL, LEVEL, lines, of_shared_runs, pooled, spec_of
 from mmpeft.study.differences import Cells, compared, counted, framed
-from mmpeft.study.report import Prose, Table, cell, percent, rate_text, to_html, with_interval
+from mmpeft.study.report import Prose, Table, cell, grids, listed, percent, rate_text, to_html, with_interval
 
 Floats = NDArray[np.float64]
+BASELINES = {kind.label for kind in METHODS.values() if issubclass(kind, Baseline)}
+PAPER, BEST = "the paper's rates", "best rate each"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +87,7 @@ def sweep(results: Results) -> Sweep | None:
     runs = [set.intersection(*(set(task.seeds.tolist()) for task in scores.values())) for *_, scores in scored]
     if not runs or not set.intersection(*runs):
         return None
-    grid = {METHODS[name].label: rates for name, rates in results.question.learning_rate_grid.items()}
+    grid = grids(results)
     mean = np.array([np.mean([task.scores.mean() for task in scores.values()]) for *_, scores in scored])
     parts = of_shared_runs([scores for *_, scores in scored])
     shifts = joint_shifts(parts, np.random.default_rng(0), comparison.NUM_DRAWS, LEVEL)
@@ -128,10 +132,10 @@ def budgets(results: Results) -> dict[str, list[Estimate]]:
     found = sweep(results)
     if not found:
         return {}
-    grids = {label: found.trials_of(label) for label in found.methods}
+    trials = {label: found.trials_of(label) for label in found.methods}
     return {
         label: [_estimate(expected_best(found.mean[of], k), expected_best(found.draws[:, of], k)) for k in range(1, of.sum() + 1)]
-        for label, of in grids.items()
+        for label, of in trials.items()
     }
 
 
@@ -164,7 +168,7 @@ def _at_paper(found: Sweep, label: str) -> Estimate | None:
 
 
 def ranking_table(results: Results) -> Table:
-    """The methods in order of their score, for the paper's rates and for each number of trials."""
+    """The methods in order of their score: at the paper's rates, for each number of trials, at the best rate of each."""
     orders = _orders(results)
     places = max((len(order) for order in orders.values()), default=0)
     frame = pd.DataFrame({name: [*order, *[""] * (places - len(order))] for name, order in orders.items()}).T
@@ -177,10 +181,10 @@ def _orders(results: Results) -> dict[str, list[str]]:
     if not found or not best:
         return {}
     at_paper = {label: e.mean for label in best if (e := _at_paper(found, label))}
-    orders = {"the paper's rates": _ordered(at_paper)} if len(at_paper) > 1 else {}
+    orders = {PAPER: _ordered(at_paper)} if len(at_paper) > 1 else {}
     for k in range(1, min(len(each) for each in best.values()) + 1):
         orders[f"{k} trial{'s' if k > 1 else ''} each"] = _ordered({label: each[k - 1].mean for label, each in best.items()})
-    return orders
+    return orders | {BEST: _ordered({label: each[-1].mean for label, each in best.items()})}
 
 
 def _ordered(scores: Mapping[str, float]) -> list[str]:
@@ -190,23 +194,21 @@ def _ordered(scores: Mapping[str, float]) -> list[str]:
 def ranking(results: Results) -> Prose:
     """Whether the order of the methods depends on the number of trials, or on taking the paper's rates."""
     orders, found = _orders(results), sweep(results)
-    budget = [name for name in orders if name.endswith("each")]
-    if len(budget) < 2 or not found:
+    if not orders or not found:
         return Prose("Whether the ranking depends on the tuning is not known yet: too few rates have all their runs.")
-    first, last = orders[budget[0]], orders[budget[-1]]
-    swapped = _swapped(first, last)
-    text = "The ranking of the methods is the same after one trial each as after the whole grid."
+    swapped = _swapped(orders["1 trial each"], orders[BEST])
+    text = "The ranking of the methods is the same after one trial each as at the best rate of each."
     if swapped:
-        text = f"Between one trial each and the whole grid, {_said(swapped)} change places."
-    if "the paper's rates" not in orders:
+        text = f"Between one trial each and the best rate of each, {_said(swapped)} change places."
+    if PAPER not in orders:
         return Prose(text)
-    swapped = _swapped(orders["the paper's rates"], [label for label in last if label in orders["the paper's rates"]])
+    swapped = _swapped(orders[PAPER], orders[BEST])
     if not swapped:
-        return Prose(f"{text} With the paper's rates it is the same as with the best rate of each.")
-    clear = _clearly_swapped(found, swapped)
+        return Prose(f"{text} At the paper's rates it is the same as at the best rate of each.")
+    clear, num_looked_at = _clearly_swapped(found, orders[PAPER])
     text += f" Between the paper's rates and the best rate of each, {_said(swapped)} change places"
     text += f"; {_said(clear) if clear else 'none of them'} with both differences told apart from zero"
-    return Prose(f"{text}, after Holm's correction for {2 * len(swapped)} differences.")
+    return Prose(f"{text}, after Holm's correction for all {num_looked_at} differences between two methods.")
 
 
 def _said(pairs: Iterable[tuple[str, str]]) -> str:
@@ -218,15 +220,19 @@ def _swapped(a: list[str], b: list[str]) -> list[tuple[str, str]]:
     return [(x, y) for x, y in combinations(a, 2) if x in b and y in b and b.index(x) > b.index(y)]
 
 
-def _clearly_swapped(found: Sweep, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The pairs of which one is surely ahead at the paper's rates and surely behind at the best ones, of all that swapped."""
-    at_paper = {label: int(np.flatnonzero(found.paper_of(label))[0]) for pair in pairs for label in pair}
+def _clearly_swapped(found: Sweep, labels: Sequence[str]) -> tuple[list[tuple[str, str]], int]:
+    """The pairs of which one is surely ahead at the paper's rates and surely behind at the best ones.
+
+    The family is that of all pairs at both rates, since which of them swap is known from the same runs; its size comes second.
+    """
+    pairs = list(combinations(labels, 2))
+    at_paper = {label: int(np.flatnonzero(found.paper_of(label))[0]) for label in labels}
     leads = {}
     for a, b in pairs:
         for rates, i, j in (("paper", at_paper[a], at_paper[b]), ("best", _best(found, a), _best(found, b))):
             leads[a, b, rates] = _estimate(found.mean[i] - found.mean[j], found.draws[:, i] - found.draws[:, j])
     sure = verdicts(leads, 0.0)
-    return [(a, b) for a, b in pairs if {sure[a, b, "paper"], sure[a, b, "best"]} == {"higher", "lower"}]
+    return [(a, b) for a, b in pairs if {sure[a, b, "paper"], sure[a, b, "best"]} == {"higher", "lower"}], len(leads)
 
 
 def _best(found: Sweep, label: str) -> int:
@@ -268,28 +274,40 @@ def _cost(found: Sweep, best: int, other: int | None = None) -> Estimate | None:
     return _estimate(found.mean[other] - found.mean[best], found.draws[:, other] - found.draws[:, best])
 
 
-def largest_effect(results: Results) -> Prose:
+def larger_effect(results: Results) -> Prose:
     """Whether the rate moves a method's score more than the choice of the method does, each at its best rate.
 
     Compared are two standard deviations: over the rates of a grid, averaged over the methods, and over the methods.
+    Baselines are no methods here; what would come out with them is told beside it.
     """
     found = sweep(results)
-    if not found or len(found.methods) < 2:
-        return Prose("Whether the learning rate is the largest effect is not known yet: too few rates have all their runs.")
-    grids = [np.flatnonzero(found.trials_of(label)) for label in found.methods]
-    tops = [_best(found, label) for label in found.methods]
-    over_rates = [np.mean([of[..., grid].std(axis=-1, ddof=1) for grid in grids], axis=0) for of in (found.mean, found.draws)]
-    over_methods = [of[..., tops].std(axis=-1, ddof=1) for of in (found.mean, found.draws)]
-    rates, methods = (_estimate(*pair) for pair in (over_rates, over_methods))
-    lead = _estimate(over_rates[0] - over_methods[0], over_rates[1] - over_methods[1])
-    ranges = [float(np.ptp(found.mean[grid])) for grid in grids]
-    apart = percent(float(np.ptp(found.mean[tops])))
+    methods = [label for label in found.methods if label not in BASELINES] if found else []
+    if not found or len(methods) < 2:
+        return Prose("Whether the rate matters more than the method is not known yet: too few rates have all their runs.")
+    ranges = [float(np.ptp(found.mean[found.trials_of(label)])) for label in methods]
+    apart = float(np.ptp(found.mean[[_best(found, label) for label in methods]]))
+    lead, told = _rates_over_methods(found, methods)
     text = f"From the worst rate of its grid to the best, a method's average moves by {percent(min(ranges))} to "
-    text += f"{percent(max(ranges))} points; at their best rates, the methods lie {apart} points apart. "
-    text += f"As standard deviations: {percent(rates.mean)} points over rates, {percent(methods.mean)} over methods, "
-    text += f"a difference of {with_interval(lead, sign=True)}. "
+    text += f"{percent(max(ranges))} points; at their best rates, the methods lie {percent(apart)} points apart. "
+    text += f"As standard deviations: {told}. "
     if lead.low > 0:
-        return Prose(text + "Within these grids the learning rate is the larger effect: it moves a score more than the method.")
-    if lead.high < 0:
-        return Prose(text + "Within these grids the learning rate is not the larger effect: the method moves a score more.")
-    return Prose(text + "Which of the two is larger, these runs cannot tell.")
+        text += "Within these grids the rate is the larger effect: it moves a score more than the method."
+    elif lead.high < 0:
+        text += "Within these grids the rate is not the larger effect: the method moves a score more."
+    else:
+        text += "Which of the two is larger, these runs cannot tell."
+    beside = [label for label in found.methods if label in BASELINES]
+    if beside:
+        text += f" With {listed(beside)} counted as methods too: {_rates_over_methods(found, found.methods)[1]}."
+    return Prose(text)
+
+
+def _rates_over_methods(found: Sweep, labels: Sequence[str]) -> tuple[Estimate, str]:
+    """The SD over rates, a mean over methods, less the SD over the methods at their best rates; and all three in words."""
+    grids_of = [np.flatnonzero(found.trials_of(label)) for label in labels]
+    tops = [_best(found, label) for label in labels]
+    over_rates = [np.mean([of[..., grid].std(axis=-1, ddof=1) for grid in grids_of], axis=0) for of in (found.mean, found.draws)]
+    over_methods = [of[..., tops].std(axis=-1, ddof=1) for of in (found.mean, found.draws)]
+    lead = _estimate(over_rates[0] - over_methods[0], over_rates[1] - over_methods[1])
+    told = f"{percent(float(over_rates[0]))} points over rates, {percent(float(over_methods[0]))} over methods"
+    return lead, f"{told}, a difference of {with_interval(lead, sign=True)}"
