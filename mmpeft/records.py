@@ -144,7 +144,8 @@ class Record(BaseModel):
     def failure(cls, planned: Planned, error: str, started_at: str, found: RunFailed | None = None) -> "Record":
         """The record of a run that ended in an error, with what was found out until then."""
         return cls(
-            **({"curve": found.curve, "contract": _without_nan(found.contract)} if found else {}),
+            curve=found.curve if found else [],
+            contract=_without_nan(found.contract) if found else {},
             run_id=planned.run_id,
             status="failed",
             spec=planned.spec,

@@ -187,7 +187,7 @@ def _accelerator(spec: TrainSpec) -> Accelerator:
         mixed_precision="no",  # accelerate has one for the whole process; a sweep may have several
         gradient_accumulation_steps=spec.gradient_accumulation_steps,
     )
-    if accelerator.distributed_type not in SHARDING and any(parse_flag_from_env(f"ACCELERATE_USE_{each}") for each in SHARDING):
+    if accelerator.distributed_type not in SHARDING and any(parse_flag_from_env(f"ACCELERATE_USE_{each.value}") for each in SHARDING):
         raise MmpeftError("accelerate: weights are cut into shards on GPUs alone, and none was found; take ddp.")
     accelerator.gradient_accumulation_steps = spec.gradient_accumulation_steps  # DeepSpeed's launcher sets its own
     plugin = accelerator.state.deepspeed_plugin

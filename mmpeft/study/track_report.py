@@ -72,7 +72,7 @@ def moments_table(tracks: Tracks, what: str, moments: Sequence[int | str] = MOME
     }
     if not content:
         return Table(pd.DataFrame(), "<p>No run has left anything yet.</p>")
-    rows = {name: {moment: e.mean if e else np.nan for moment, e in cells.items()} for name, cells in content.items()}
+    rows = {name: {moment: e.mean if e else float("nan") for moment, e in cells.items()} for name, cells in content.items()}
     untrained = tracks.base.label if tracks.base else ""
     shown = {
         name: {moment: cell(e) + _seeds(e, moment, name == untrained) for moment, e in cells.items()}
@@ -80,7 +80,7 @@ def moments_table(tracks: Tracks, what: str, moments: Sequence[int | str] = MOME
     }
     if "best" in moments:
         best = {row.label: epochs_at(tracks, row, "best") for row in tracks.trained}
-        rows = {name: {"best epoch": np.mean(best.get(name) or [np.nan]), **cells} for name, cells in rows.items()}
+        rows = {name: {"best epoch": float(np.mean(best.get(name) or [np.nan])), **cells} for name, cells in rows.items()}
         shown = {name: {"best epoch": _range(best.get(name, [])), **cells} for name, cells in shown.items()}
     blind = chance(tracks, what, measure)
     if blind is not None:
