@@ -28,10 +28,9 @@ from mmpeft.errors import MmpeftError
 from mmpeft.evaluate import evaluate
 from mmpeft.features import OpenedLater
 from mmpeft.loading import Loaded
-from mmpeft.models import load
 from mmpeft.monitor import Monitor, asked_on_the_way, due
 from mmpeft.plan import Planned
-from mmpeft.pre_step import apply_pre_step
+from mmpeft.pre_step import base_of, provenance
 from mmpeft.records import Outcome, Record
 from mmpeft.spec import RunSpec
 from mmpeft.task import Example, Task
@@ -56,9 +55,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     planned = Planned.of(spec)
-    loaded, task = load(spec.model, spec.train.precision), TASKS[spec.task]
-    if spec.pre_step:
-        apply_pre_step(loaded, spec)
+    loaded, task = base_of(spec), TASKS[spec.task]
     training, asked = examples_of(spec, task)
     encoder = encoder_for(loaded, task, [*training, *asked], spec.train.max_length, progress)
     on_the_way = asked_on_the_way(spec)
@@ -127,7 +124,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
         curve=list(curve),
         track=monitor.checkpoints,
         contract=contract,
-        environment=environment() | task.provenance(),
+        environment=environment() | task.provenance() | provenance(spec),
         started_at=started_at,
     )
     return Outcome(record, rows, monitor.lines())

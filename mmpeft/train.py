@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object, parse_flag_from_env
+from accelerate.utils import DistributedType, broadcast, broadcast_object_list, gather_object, parse_flag_from_env
 from torch import Tensor, nn
 
 from mmpeft.batches import IGNORED
@@ -222,7 +222,11 @@ def recompute_activations(model: nn.Module) -> None:
 
 
 def gathered(accelerator: Accelerator, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    """These weights of a prepared model, whole, on every process."""
-    state = accelerator.get_state_dict(model)
-    kept = [{name: state[name].cpu() for name in names} if accelerator.is_main_process else None]
-    return cast(dict[str, Tensor], broadcast_object_list(kept)[0])
+    """These weights of a prepared model, whole, on every process; sent one by one, since all at once might not fit the GPU."""
+    state, first = accelerator.get_state_dict(model), accelerator.is_main_process
+    forms = broadcast_object_list([{name: (state[name].shape, state[name].dtype) for name in names} if first else None])[0]
+    whole = {}
+    for name, (shape, dtype) in cast(dict[str, Any], forms).items():
+        weight = state.pop(name) if first else torch.empty(shape, dtype=dtype)
+        whole[name] = broadcast(weight.to(accelerator.device).contiguous()).cpu()
+    return whole
