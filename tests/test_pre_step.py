@@ -24,6 +24,7 @@ from mmpeft.plan import Planned, load_question
 from mmpeft.pre_step import base_of, check_room, ensured, kept_at, mixed, provenance
 from mmpeft.run import run
 from mmpeft.spec import PreStepSpec, RunSpec
+from mmpeft.study.reproduce import pre_step_in_brief, pre_step_peaks
 
 torch.set_num_threads(1)
 HERE = Path(__file__).resolve().parent
@@ -151,14 +152,12 @@ def fsdp(monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_two_processes_with_weights_in_shards_make_the_pre_step_of_one_and_their_run_reads_it(
+def test_two_processes_with_weights_in_shards_make_the_pre_step_of_one(
     cache: Path, fsdp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = OnGloo(cache, 2, fsdp)(spec_of(method={"name": "full"})).record
-    assert record.environment["processes"] == 2
-    together = unpacked(path_of(spec_of()).read_bytes())
-    assert record.environment["pre_step"] == provenance(spec_of())["pre_step"]
-    path_of(spec_of()).unlink()
+    path = OnGloo(cache, 2, fsdp).pre_step(spec_of())
+    together = unpacked(path.read_bytes())
+    path.unlink()
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
     alone = load_file(ensured(spec_of()))
     assert together.keys() == alone.keys()
@@ -166,16 +165,16 @@ def test_two_processes_with_weights_in_shards_make_the_pre_step_of_one_and_their
         torch.testing.assert_close(together[name], weight, rtol=0, atol=1e-4)
 
 
-def test_a_pre_step_that_fails_in_its_processes_says_why(cache: Path) -> None:
+def test_a_run_by_several_processes_has_its_pre_step_made_first_and_says_why_that_failed(cache: Path) -> None:
     odd = {**PRE_STEP, "train": {**PRE_STEP["train"], "batch_size": 3}}
     with pytest.raises(MmpeftError, match="3 examples cannot be dealt out to 2 processes × passes"):
-        Launch(cache, 2).pre_step(spec_of(pre_step=odd))
+        Launch(cache, 2)(spec_of(pre_step=odd))
     assert not path_of(spec_of(pre_step=odd)).exists()
 
 
 def test_the_command_makes_a_pre_step_once(cache: Path) -> None:
     question = {
-        **{"question": "any", "scale": "own", "model": "toy", "tasks": ["mini-vqav2"], "seeds": [0, 1]},
+        **{"question": "any", "scale": "smoke", "model": "toy", "tasks": ["mini-vqav2"], "seeds": [0, 1]},
         **{"variants": [{"method": {"name": "lora", "r": 2}}], "train": {"num_steps": 2}, "eval": {}},
         **{"learning_rates": {"lora": 0.01}, "pre_step": PRE_STEP},
     }
@@ -207,6 +206,16 @@ def test_the_papers_scale_starts_from_the_papers_pre_step() -> None:
         assert spec.pre_step.tasks == ("okvqa", "vqav2", "ocrvqa")
         assert spec.pre_step.train.learning_rate == 2.0e-5
     assert {spec.seed for spec in load_question("method", "paper-tuned").specs()} == {0, 1, 2, 3, 4}
+
+
+def test_the_papers_pre_step_is_too_much_for_one_gpu_of_80_gb_and_in_pieces_fits_two() -> None:
+    peaks = pre_step_peaks(load_question("method", "paper").specs()[0])
+    assert list(peaks) == [1, 2, 4, 8]
+    assert peaks[1] > 108e9 and peaks[2] < 73.6e9 and peaks[8] < 24e9
+    said = pre_step_in_brief("paper", "h100")
+    assert "108 GB" in said and "One h100 has 80. In pieces over 2, it is about 58 GB each." in said
+    assert "about" not in pre_step_in_brief("paper", "h200")
+    assert "there is no pre-step" in pre_step_in_brief("paper-tuned", "h100")
 
 
 def test_a_scale_named_after_another_takes_what_questions_say_at_that_one() -> None:
