@@ -184,5 +184,5 @@ def _digest(weights: Iterable[tuple[str, Tensor]]) -> str:
     total = hashlib.sha256()
     for name, weight in weights:
         total.update(name.encode())
-        total.update(weight.reshape(-1).view(torch.uint8).numpy())
+        total.update(weight.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
