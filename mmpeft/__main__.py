@@ -14,7 +14,7 @@ from mmpeft import __version__
 from mmpeft.commands.forecast import calc, plan
 from mmpeft.commands.inventory import base, counts, datasets, doctor, models
 from mmpeft.commands.pages import book, claims, notebook
-from mmpeft.commands.runs import audit, data, export, judge, run, status
+from mmpeft.commands.runs import audit, data, export, judge, pre_step, run, status
 from mmpeft.commands.terms import MISTAKE, err, out
 from mmpeft.errors import MmpeftError
 
@@ -61,7 +61,7 @@ def start(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 for command in (
-    *(plan, calc, run, status, export, judge, audit, claims, notebook, book),
+    *(plan, calc, pre_step, run, status, export, judge, audit, claims, notebook, book),
     *(data, datasets, models, counts, doctor, base),
 ):
     app.command()(command)

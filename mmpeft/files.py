@@ -6,8 +6,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +44,32 @@ def belonging(path: Path, digest: str) -> bytes | None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Put the content at the path in one step: readers see the old file or the new one, never a part."""
+    with in_its_place(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def in_its_place(path: Path) -> Iterator[Path]:
+    """Where to write what shall stand at the path: it is moved there in one step when the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{path.name}.*.tmp"):
         with suppress(FileNotFoundError):
             if time.time() - left.stat().st_mtime > FORGOTTEN_SECONDS:
                 left.unlink()
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
     finally:
-        os.close(folder)
+        temporary.unlink(missing_ok=True)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Waits until the file, or the folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

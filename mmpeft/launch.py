@@ -3,7 +3,8 @@
     Launch(spec) ─► accelerate launch … -m mmpeft.launch FOLDER ─► run(spec) in every process ─► the first one's record
 
 The lease stays with the process that launches, so that engines need not know: a run on eight GPUs is a run. The processes
-train together (`mmpeft.train`); each then asks and checks the whole model, and the first one's answers count.
+train together (`mmpeft.train`); each then asks and checks the whole model, and the first one's answers count. A pre-step that is
+missing is made before, by other processes of the same number.
 """
 
 import json
@@ -34,6 +35,8 @@ EVERY_STEPS = 100
 """Between two checkpoints, where a run goes on from one and nothing was said."""
 
 PARENT_POLL_SECONDS = 2.0
+ERROR = "error.txt"
+SILENCE = "nothing was said"
 
 _ERROR = re.compile(r"(?:\[\w*rank\d+\]:?\s*)?(?:[\w.]+\.)?\w*(?:Error|Diverged|Broken|Failed|Exception)\b.*:")
 """The last line of a traceback, behind the name of its process or not."""
@@ -61,7 +64,7 @@ class Launch:
         Raises:
             MmpeftError: The run failed in them, or asks what shards cannot give.
         """
-        if self.accelerate is None and (self.processes or 1) == 1:
+        if self.alone:
             from mmpeft.run import run
 
             path = Store(self.store).checkpoint_path(Planned.of(spec).run_id)
@@ -69,15 +72,45 @@ class Launch:
                 return run(spec)
             return run(spec, checkpoint=path, checkpoint_every=self.checkpoint_every or EVERY_STEPS)
         self._check(spec)
-        planned = Planned.of(spec)
+        if spec.pre_step:
+            self.pre_step(spec)
         with tempfile.TemporaryDirectory(prefix="mmpeft-launch-") as folder:
-            order = {"spec": spec.model_dump(mode="json"), "store": str(self.store), "checkpoint_every": self.checkpoint_every}
-            (Path(folder) / "order.json").write_text(json.dumps(order), encoding="utf-8")
-            with (Path(folder) / "said.txt").open("w+", encoding="utf-8") as said:
-                code = subprocess.run(self.command(folder), stdout=said, stderr=said, env=self._environment()).returncode
-                said.seek(0)
-                lines = [line.strip() for line in said if line.strip()]
-            return _brought_back(Store(folder), planned.run_id, code, lines)
+            code, lines = self._ended(spec, Path(folder), pre_step=False)
+            return _brought_back(Store(folder), Planned.of(spec).run_id, code, lines)
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process does it all itself."""
+        return self.accelerate is None and (self.processes or 1) == 1
+
+    def pre_step(self, spec: RunSpec) -> Path:
+        """Where the weights of the run's pre-step lie, made here or by processes of their own if nobody has.
+
+        Raises:
+            MmpeftError: They could not be made.
+        """
+        from mmpeft.pre_step import ensured, make
+
+        return ensured(spec, make if self.alone else self._make_pre_step)
+
+    def _make_pre_step(self, spec: RunSpec) -> None:
+        with tempfile.TemporaryDirectory(prefix="mmpeft-launch-") as folder:
+            code, lines = self._ended(spec, Path(folder), pre_step=True)
+            error = Path(folder) / ERROR
+            if error.exists():
+                raise MmpeftError(error.read_text(encoding="utf-8"))
+            if code:
+                raise MmpeftError(f"the processes of the pre-step ended with code {code}: {_cause(lines)}")
+
+    def _ended(self, spec: RunSpec, folder: Path, *, pre_step: bool) -> tuple[int, list[str]]:
+        """The exit code of the processes, which are started here and have ended, and the lines that they said."""
+        order = {"spec": spec.model_dump(mode="json"), "pre_step": pre_step, "store": str(self.store)}
+        order["checkpoint_every"] = self.checkpoint_every
+        (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
+        with (folder / "said.txt").open("w+", encoding="utf-8") as said:
+            code = subprocess.run(self.command(str(folder)), stdout=said, stderr=said, env=self._environment()).returncode
+            said.seek(0)
+            return code, [line.strip() for line in said if line.strip()]
 
     def command(self, folder: str) -> list[str]:
         """What starts the processes: accelerate's launcher for its file, else torch's, on a free port."""
@@ -137,7 +170,7 @@ def _brought_back(made: Store, run_id: str, code: int, said: list[str]) -> Outco
 def _cause(said: Sequence[str]) -> str:
     """The line that tells what happened: the first that ends a traceback, and not the launcher's report on it."""
     errors = [line for line in said if _ERROR.match(line)]
-    return (errors or [line for line in said if line.strip("=-* ")] or ["nothing was said"])[0 if errors else -1]
+    return (errors or [line for line in said if line.strip("=-* ")] or [SILENCE])[0 if errors else -1]
 
 
 def _end_with(parent: int) -> None:
@@ -152,10 +185,23 @@ def _end_with(parent: int) -> None:
 
 
 def main(folder: Path) -> None:
-    """One of the processes: makes the run with the others; the first one leaves its record in the folder."""
+    """One of the processes: makes the run with the others; the first one leaves its record in the folder.
+
+    Or the pre-step, whose weights go into the cache; then an error is left, if there is one.
+    """
+    from mmpeft.pre_step import make as make_pre_step
+
     _end_with(int(os.environ[PARENT]))
     order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
     spec = RunSpec.from_dict(order["spec"])
+    if order["pre_step"]:
+        try:
+            make_pre_step(spec)
+        except Exception as error:
+            said = str(error) if isinstance(error, MmpeftError) else f"{type(error).__name__}: {error}"
+            (folder / ERROR).write_text(said, encoding="utf-8")
+            raise
+        return
     alone = Launch(Path(order["store"]), checkpoint_every=order["checkpoint_every"])
     if os.environ["RANK"] == "0":
         make(Planned.of(spec), Store(folder), alone)

@@ -29,10 +29,9 @@ from mmpeft.evaluate import evaluate
 from mmpeft.execute import PLACE
 from mmpeft.features import OpenedLater
 from mmpeft.loading import Loaded
-from mmpeft.models import load
 from mmpeft.monitor import Monitor, asked_on_the_way, due
 from mmpeft.plan import Planned
-from mmpeft.pre_step import apply_pre_step
+from mmpeft.pre_step import base_of, provenance
 from mmpeft.records import Outcome, Record
 from mmpeft.spec import RunSpec
 from mmpeft.task import Example, Task
@@ -66,6 +65,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
         encoder.features |= features_of(loaded, other.task, other.examples, progress)
 
     device = own_device()
+    _prepare(loaded.model, loaded.entry, spec)  # after the pictures, whose features are kept in full precision
     model = loaded.model.to(device)
     # Not around the training: it would keep a weight's bf16 copy over the step that changes the weight.
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=spec.train.precision == "bf16")
@@ -92,7 +92,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
         steps, curve = trained.num_steps, trained.curve
         seconds_before = keeper.seconds_before if keeper else 0.0
         if trained.weights is not None:
-            model = loaded.model = base_of(spec).model.to(device)
+            model = loaded.model = fresh_base(spec).to(device)
             model = attach(model, loaded.entry, spec.method, spec.location, spec.connector.tuned, spec.seed)
             model.load_state_dict(trained.weights, strict=False)
             watch.rebuilt()
@@ -101,7 +101,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
     train_seconds = seconds_before + time.perf_counter() - clock - monitor.seconds
 
     with tempfile.TemporaryDirectory() as folder, precision():
-        contract = watch.after(model, steps, lambda: base_of(spec).model, Path(folder))
+        contract = watch.after(model, steps, lambda: fresh_base(spec), Path(folder))
     clock = time.perf_counter()
     with precision():
         scores, rows = evaluate(model, encoder, task, asked, spec.eval.max_new_tokens, spec.eval.batch_size)
@@ -127,7 +127,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
         curve=list(curve),
         track=monitor.checkpoints,
         contract=contract,
-        environment=environment() | task.provenance(),
+        environment=environment() | task.provenance() | provenance(spec),
         started_at=started_at,
     )
     return Outcome(record, rows, monitor.lines())
@@ -158,13 +158,11 @@ def own_device() -> torch.device:
     return PartialState(cpu=not torch.cuda.is_available()).device
 
 
-def base_of(spec: RunSpec) -> Loaded:
-    """The base of a run, loaded anew: after its pre-step, in the kernel and the number formats that the run asks for."""
-    loaded = load(spec.model, spec.train.precision)
-    if spec.pre_step:
-        apply_pre_step(loaded, spec)
+def fresh_base(spec: RunSpec) -> nn.Module:
+    """The base of a run, loaded anew, in the kernel and the number formats that the run asks for."""
+    loaded = base_of(spec)
     _prepare(loaded.model, loaded.entry, spec)
-    return loaded
+    return loaded.model
 
 
 def num_parameters(model: nn.Module) -> int:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object, parse_flag_from_env
+from accelerate.utils import DistributedType, broadcast, broadcast_object_list, gather_object, parse_flag_from_env
 from torch import Tensor, nn
 
 from mmpeft.batches import IGNORED
@@ -180,6 +180,11 @@ def train(
     return Trained(total, curve, None if whole else gathered(accelerator, model, trained))
 
 
+def told_to_shard() -> bool:
+    """Whether accelerate's launcher was given a configuration that cuts weights into pieces."""
+    return any(parse_flag_from_env(f"ACCELERATE_USE_{kind.value}") for kind in SHARDING)
+
+
 def _accelerator(spec: TrainSpec) -> Accelerator:
     """What places the model on this machine's device, or on the devices that `accelerate launch` named."""
     accelerator = Accelerator(
@@ -187,7 +192,7 @@ def _accelerator(spec: TrainSpec) -> Accelerator:
         mixed_precision="no",  # accelerate has one for the whole process; a sweep may have several
         gradient_accumulation_steps=spec.gradient_accumulation_steps,
     )
-    if accelerator.distributed_type not in SHARDING and any(parse_flag_from_env(f"ACCELERATE_USE_{each.value}") for each in SHARDING):
+    if told_to_shard() and accelerator.distributed_type not in SHARDING:
         raise MmpeftError("accelerate: weights are cut into shards on GPUs alone, and none was found; take ddp.")
     accelerator.gradient_accumulation_steps = spec.gradient_accumulation_steps  # DeepSpeed's launcher sets its own
     plugin = accelerator.state.deepspeed_plugin
@@ -221,7 +226,11 @@ def recompute_activations(model: nn.Module) -> None:
 
 
 def gathered(accelerator: Accelerator, model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    """These weights of a prepared model, whole, on every process."""
-    state = accelerator.get_state_dict(model)
-    kept = [{name: state[name].cpu() for name in names} if accelerator.is_main_process else None]
-    return cast(dict[str, Tensor], broadcast_object_list(kept)[0])
+    """These weights of a prepared model, whole, on every process; sent one by one, since all at once might not fit the GPU."""
+    state, first = accelerator.get_state_dict(model), accelerator.is_main_process
+    forms = broadcast_object_list([{name: (state[name].shape, state[name].dtype) for name in names} if first else None])[0]
+    whole = {}
+    for name, (shape, dtype) in cast(dict[str, Any], forms).items():
+        weight = state.pop(name) if first else torch.empty(shape, dtype=dtype)
+        whole[name] = broadcast(weight.to(accelerator.device).contiguous()).cpu()
+    return whole

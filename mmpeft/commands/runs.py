@@ -1,4 +1,4 @@
-"""The commands about runs: run, status, export, judge, audit, data."""
+"""The commands about runs: run, pre-step, status, export, judge, audit, data."""
 
 import json
 import random
@@ -26,6 +26,9 @@ ALL = "all questions"
 
 ENGINES = ("local", "ray")
 
+Processes = Annotated[int | None, typer.Option(min=1, help="Processes that make one run together, one a GPU.")]
+Accelerate = Annotated[str | None, typer.Option(help="ddp, fsdp, zero2, zero3, or a path.")]
+
 
 def run(
     question: QuestionName = None,
@@ -41,8 +44,8 @@ def run(
         float | None, typer.Option(min=0, help="GPUs that Ray keeps for a run; by default one, if there are any.")
     ] = None,
     cores_per_run: Annotated[float, typer.Option(min=0, help="Cores that Ray keeps for a run.")] = 1.0,
-    processes: Annotated[int | None, typer.Option(min=1, help="Processes that make one run together, one a GPU.")] = None,
-    accelerate: Annotated[str | None, typer.Option(help="ddp, fsdp, zero2, zero3, or a path.")] = None,
+    processes: Processes = None,
+    accelerate: Accelerate = None,
     checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between two checkpoints of a run.")] = None,
 ) -> None:
     """Train and evaluate what is missing; each run leaves one record.
@@ -98,6 +101,30 @@ def _run(
     _print_status({asked.question: counts})
     _print_failures(records)
     return int(counts["failed"])
+
+
+def pre_step(
+    question: QuestionName = None, scale: Scale = None, processes: Processes = None, accelerate: Accelerate = None
+) -> None:
+    """Make the base that a question's runs start from (without a name: every question's), where its scale has a pre-step.
+
+    It is kept in the user's cache folder, or in $MMPEFT_CACHE, and made once. A run whose pre-step is missing makes it itself,
+    in the way that it is launched; but full fine-tuning asks for more memory than most runs.
+    """
+    from mmpeft.launch import Launch, configuration
+    from mmpeft.plan import load_question, questions
+    from mmpeft.pre_step import kept_at, provenance
+
+    names = questions() if question is None else [question]
+    specs = [spec for name in names for spec in load_question(name, scale).specs()]
+    wanted = {kept_at(spec.model, spec.pre_step): spec for spec in specs if spec.pre_step}
+    launch = Launch(Path(), processes, configuration(accelerate) if accelerate else None)
+    for path, spec in wanted.items():
+        state = "there" if path.exists() else "made"
+        launch.pre_step(spec)
+        out.print(f"{state}: {provenance(spec)['pre_step']}", soft_wrap=True)
+    if not wanted:
+        out.print("no run asked for has a pre-step")
 
 
 def _print_scores(store: "Store", asked: "Question") -> None:

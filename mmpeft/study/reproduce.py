@@ -2,9 +2,11 @@
 
 import pandas as pd
 
-from mmpeft.calc import GIB, measurements
+from mmpeft.calc import GIB, Setup, measurements, sizes_of, step_memory
+from mmpeft.methods import METHODS
 from mmpeft.plan import load_question, questions
-from mmpeft.planner import GPUS, USED_SHARE, assumptions, budget, total
+from mmpeft.planner import GPUS, HEADROOM_RATIO, USED_SHARE, assumptions, budget, gpu_of, shape_of, total
+from mmpeft.spec import RunSpec, parse
 from mmpeft.study.report import Prose, Table, percent, to_html
 
 
@@ -78,6 +80,49 @@ def in_brief(scale: str, gpu: str) -> Prose:
         f"{whole['num_runs']:,} runs, {whole['gpu_hours']:,.0f} hours of one {gpu}, about {whole['dollars']:,.0f} dollars of "
         f"rent and {whole['disk_bytes'] / 1e9:.1f} GB of records; runs that questions share are counted in each."
     )
+
+
+def pre_step_in_brief(scale: str, gpu: str) -> Prose:
+    """What the pre-step of a scale asks of GPUs: all on one, and cut into one piece a GPU over as few as hold it."""
+    run = load_question(questions()[0], scale).specs()[0]
+    if run.pre_step is None:
+        return Prose("Runs of this scale start from the published base; there is no pre-step.")
+    full, card = _pre_step_setup(run), gpu_of(gpu)
+    states = 16 * full.trained
+    peaks = pre_step_peaks(run)
+    least = next((number for number, peak in peaks.items() if peak <= card.memory_bytes * HEADROOM_RATIO), None)
+    said = (
+        f"{full.trained:,} parameters train, and each takes sixteen bytes (weight, gradient, two moments, in fp32): "
+        f"{states / 1e9:.0f} GB, {peaks[1] / 1e9:.0f} with all else. One {gpu} has {card.memory_bytes / 1e9:.0f}."
+    )
+    if least is None:
+        return Prose(f"{said} No number of them that divides a pass holds it.")
+    return Prose(f"{said} In pieces over {least}, it is about {peaks[least] / 1e9:.0f} GB each." if least > 1 else said)
+
+
+def pre_step_peaks(run: RunSpec) -> dict[int, float]:
+    """By number of GPUs, bytes that one needs for its piece of the run's pre-step and its share of each pass.
+
+    As many as divide the examples of a pass; a whole layer's weights, which are put together for a moment, among them.
+    """
+    assert run.pre_step is not None
+    full, train = _pre_step_setup(run), run.pre_step.train
+    shape = max((shape_of(run.model, task) for task in run.pre_step.tasks), key=lambda each: each.num_tokens)
+    size = train.batch_size // train.gradient_accumulation_steps
+    peaks = {}
+    for number in [number for number in range(1, size + 1) if size % number == 0]:
+        memory = step_memory(full, size // number, shape)
+        kept = memory.weights + memory.gradients + memory.optimizer
+        layer = 4 * full.sizes.dims.num_parameters / full.sizes.dims.num_layers if number > 1 else 0
+        peaks[number] = kept / number + layer + memory.activations + memory.working
+    return peaks
+
+
+def _pre_step_setup(run: RunSpec) -> Setup:
+    assert run.pre_step is not None
+    train = run.pre_step.train
+    full = parse(METHODS["full"], {"name": "full"})
+    return Setup(sizes_of(run.model), full, "both", True, train.precision == "bf16", train.gradient_checkpointing)
 
 
 def stands_on(gpu: str) -> Prose:
