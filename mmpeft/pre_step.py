@@ -79,6 +79,7 @@ def _trained(loaded: Loaded, pre_step: PreStepSpec) -> dict[str, Tensor]:
     encoder = Encoder(loaded, {}, pre_step.train.max_length)
     for name in pre_step.tasks:
         mine = TASKS[name].examples("train", pre_step.train.num_examples, pre_step.train.subset_seed)
+        encoder.check_lengths(mine)
         encoder.features |= loaded.features().get(TASKS[name], [example.picture_id for example in mine], True)
         examples += mine
     full, rate = parse(METHODS["full"], {"name": "full"}), pre_step.train.learning_rate
