@@ -117,6 +117,11 @@ class Budget:
     disk_bytes: float
     rows: list[dict[str, Any]]
 
+    @property
+    def too_large(self) -> list[str]:
+        """The rows that do not fit."""
+        return [row["label"] for row in self.rows if not row["fits"]]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)

@@ -73,10 +73,12 @@ def error_table() -> Table:
 
 def in_brief(scale: str, gpu: str) -> Prose:
     """What all questions need at a scale, in a sentence."""
-    whole = total(budgets([load_question(name, scale) for name in questions()], gpu))
+    found = budgets([load_question(name, scale) for name in questions()], gpu)
+    whole, large = total(found), dict.fromkeys(label for each in found for label in each.too_large)
+    too_large = f" One such card does not hold: {'; '.join(large)}." if large else ""
     return Prose(
         f"{whole['num_runs']:,} runs, {whole['gpu_hours']:,.0f} hours of one {gpu}, about {whole['dollars']:,.0f} dollars of "
-        f"rent and {whole['disk_bytes'] / 1e9:.1f} GB on disk; what questions share is counted once."
+        f"rent and {whole['disk_bytes'] / 1e9:.1f} GB on disk; what questions share is counted once.{too_large}"
     )
 
 
