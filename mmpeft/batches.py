@@ -55,10 +55,10 @@ class Encoder:
         lengths = [len(self.prompt_ids(e)) + len(self.answer_ids(e)) for e in examples]
         longest = max(lengths, default=0)
         if longest > self.max_length:
-            too_long, name = sum(length > self.max_length for length in lengths), examples[lengths.index(longest)].example_id
+            too_many, name = sum(length > self.max_length for length in lengths), examples[lengths.index(longest)].example_id
             raise MmpeftError(
-                f"train.max_length: {too_long} of {len(examples)} examples are longer than {self.max_length} tokens, the longest, "
-                f"{name}, has {longest}; raise it."
+                f"train.max_length: {too_many} of {len(examples)} examples are longer than {self.max_length} tokens; "
+                f"raise it to {longest}, the length of {name}."
             )
 
     def training_batch(self, examples: Sequence[Example]) -> dict[str, Tensor]:

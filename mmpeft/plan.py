@@ -75,8 +75,8 @@ class Planned:
             raise MmpeftError(f"task: '{spec.task}' is for evaluation only; name it in track.tasks, or take zero-shot.")
         if strangers := [task for task in spec.track.tasks if packaged(task) != packaged(spec.task)]:
             raise MmpeftError(
-                f"track.tasks: {', '.join(strangers)} beside '{spec.task}': packaged and downloaded tasks do not go together in a "
-                "run; name tasks of its own kind (at another scale: under the question's at_scale)."
+                f"track.tasks: {', '.join(strangers)} beside '{spec.task}': packaged and downloaded tasks do not go together "
+                "in a run; name tasks of its own kind (at another scale: under the question's at_scale)."
             )
         others = (*spec.track.tasks, *(spec.pre_step.tasks if spec.pre_step else ()))
         tracked = {task: task_version(task) for task in others}

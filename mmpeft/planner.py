@@ -306,10 +306,9 @@ def _asking_seconds(spec: RunSpec, learning: Learning, gpu: Gpu, used_share: flo
 
 def _asking_bytes(spec: RunSpec, setup: Setup) -> float:
     """While the longest questions are answered; on the way the optimizer's states are there too."""
-    longest = max(
-        sizes_of(spec.model).num_image_tokens + words_of(task).prompt + (spec.eval.max_new_tokens or known_task(task).max_new_tokens)
-        for task in (spec.task, *spec.track.tasks)
-    )
+    written = {task: known_task(task).max_new_tokens for task in (spec.task, *spec.track.tasks)}
+    written[spec.task] = spec.eval.max_new_tokens or written[spec.task]
+    longest = sizes_of(spec.model).num_image_tokens + max(words_of(task).prompt + most for task, most in written.items())
     return answering_memory(setup, spec.eval.batch_size, longest) + 8 * setup.trained * spec.track.wanted
 
 
@@ -442,8 +441,8 @@ def assumptions(gpu_name: str, used_share: float = USED_SHARE) -> str:
     found, gpu = measured_error(), gpu_of(gpu_name)
     return (
         f"Assumed: {used_share:.0%} of {gpu_name}'s {gpu.flops / 1e12:.0f} TFLOP/s are reached, {HEADROOM_RATIO:.0%} of its "
-        f"{gpu.memory_bytes / GIB:.0f} GiB can be used, an hour costs ${gpu.dollars_per_hour:.2f}; the vision encoder runs in each pass "
-        f"(features are kept for the packaged models alone). "
+        f"{gpu.memory_bytes / GIB:.0f} GiB can be used, an hour costs ${gpu.dollars_per_hour:.2f}; the vision "
+        "encoder runs in each pass, but for the packaged models, whose features are kept. "
         f"Error of the calculator on {found.num_setups} small models on a CPU: kept bytes {found.memory_median:.1%} (median), "
         f"{found.memory_worst:.1%} (worst); operations {found.flops_median:.1%}, {found.flops_worst:.1%}. "
         "Hours were not measured on a GPU."

@@ -124,7 +124,7 @@ def test_a_space_before_the_answer_belongs_to_its_first_token() -> None:
     loaded = tiny(spaced[0])
     byte_level = Tokenizer(BPE(unk_token=None))
     byte_level.pre_tokenizer, byte_level.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
-    texts = ["red blue yes two cat"] * 9
+    texts = ["a red one, no red two, the red cat"] * 9
     byte_level.train_from_iterator(texts, BpeTrainer(initial_alphabet=ByteLevel.alphabet(), show_progress=False))
     byte_level.add_special_tokens(["<image>", "<pad>", "<end_of_utterance>"])
     words = PreTrainedTokenizerFast(tokenizer_object=byte_level, pad_token="<pad>", eos_token="<end_of_utterance>")

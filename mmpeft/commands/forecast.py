@@ -41,7 +41,8 @@ def plan(
     out.print(table)
     out.print(f"about ${whole['dollars']:,.0f}, {whole['disk_bytes'] / 1e9:.1f} GB on disk", soft_wrap=True)
     if too_large := dict.fromkeys(label for each in found for label in each.too_large):
-        out.print(f"do not fit one {gpu}: {'; '.join(too_large)}; cut them over several: mmpeft run --accelerate fsdp", soft_wrap=True)
+        names = "; ".join(too_large)
+        out.print(f"too large for one {gpu}: {names}. Cut it over several: mmpeft run --accelerate fsdp.", soft_wrap=True)
     if every:
         out.print("runs and pre-steps that questions share are counted in the first that asks them", style="dim")
     out.print(said, style="dim", soft_wrap=True)
