@@ -42,27 +42,34 @@ class Encoder:
         return ids
 
     def answer_ids(self, example: Example) -> list[int]:
-        """Token ids of the answer and the end token."""
-        tokenizer = self.loaded.tokenizer
-        return [*tokenizer(example.answer, add_special_tokens=False)["input_ids"], self.loaded.end_of_answer_id]
+        """Token ids of the answer, with what stands before it, and the end token."""
+        tokenizer, text = self.loaded.tokenizer, self.loaded.entry.before_answer + example.answer
+        return [*tokenizer(text, add_special_tokens=False)["input_ids"], self.loaded.end_of_answer_id]
+
+    def check_lengths(self, examples: Sequence[Example]) -> None:
+        """Looks at the lengths of all examples before the first batch is made; no picture is needed.
+
+        Raises:
+            MmpeftError: If one is longer than ``max_length``.
+        """
+        lengths = [len(self.prompt_ids(e)) + len(self.answer_ids(e)) for e in examples]
+        longest = max(lengths, default=0)
+        if longest > self.max_length:
+            too_many, name = sum(length > self.max_length for length in lengths), examples[lengths.index(longest)].example_id
+            raise MmpeftError(
+                f"train.max_length: {too_many} of {len(examples)} examples are longer than {self.max_length} tokens; "
+                f"raise it to {longest}, the length of {name}."
+            )
 
     def training_batch(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Left-padded prompt and answer; labels are −100 but on the answer and its end token.
 
         Padding stands on the left, so that all answers end a row and the output head need only see the last few tokens.
-
-        Raises:
-            MmpeftError: If an example is longer than ``max_length``.
         """
         prompts = [self.prompt_ids(e) for e in examples]
         answers = [self.answer_ids(e) for e in examples]
         rows = [p + a for p, a in zip(prompts, answers, strict=True)]
         longest = max(map(len, rows))
-        if longest > self.max_length:
-            example = examples[[len(r) for r in rows].index(longest)]
-            raise MmpeftError(
-                f"train.max_length: example {example.example_id} has {longest} tokens, the limit is {self.max_length}; raise it."
-            )
         labels = _padded([[IGNORED] * len(p) + a for p, a in zip(prompts, answers, strict=True)], longest, IGNORED)
         return self._tensors(examples, rows, labels != IGNORED) | {"labels": labels}
 

@@ -8,9 +8,11 @@ that the forward pass uses). `benchmarks/calculator.py` measures kept bytes and 
 D hidden width, H query width, K key/value width, F intermediate width, V vocabulary, L layers, M virtual tokens.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import pandas as pd
 
@@ -33,6 +35,7 @@ class Sizes:
         connector: Parameters.
         vision_width: Width of what the connector reads.
         num_image_tokens: N.
+        encoder_flops: Operations of the vision encoder on one picture; 0 where its features are kept, and it does not run.
     """
 
     dims: Dims
@@ -40,6 +43,7 @@ class Sizes:
     connector: int
     vision_width: int = 1024
     num_image_tokens: int = 576
+    encoder_flops: float = 0.0
 
     @property
     def total(self) -> int:
@@ -63,7 +67,15 @@ def sizes_of(model: str) -> Sizes:
         raise MmpeftError(f"model '{model}': the calculator knows LLaVA's parts alone; take one of {', '.join(costed())}.")
     vision, width = found.config["vision_config"], found.dims.hidden_size
     connector = (vision["hidden_size"] + 1) * width + (width + 1) * width
-    return Sizes(found.dims, ENCODERS[vision["model_type"]], connector, vision["hidden_size"], found.num_image_tokens)
+    encoder = ENCODERS[vision["model_type"]]
+    flops = 0.0 if found.caches_features else _encoder_flops(vision, encoder)
+    return Sizes(found.dims, encoder, connector, vision["hidden_size"], found.num_image_tokens, flops)
+
+
+def _encoder_flops(vision: Mapping[str, Any], num_parameters: int) -> float:
+    """2 operations a parameter and patch, and 4 T D a patch and layer for attention, T patches of width D."""
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+    return 2.0 * num_parameters * patches + 4.0 * patches**2 * vision["hidden_size"] * vision["num_hidden_layers"]
 
 
 def costed() -> list[str]:
@@ -172,12 +184,13 @@ def _around_the_layers(setup: Setup, batch_size: int, shape: Shape) -> float:
 def forward_flops(setup: Setup, batch_size: int, shape: Shape) -> float:
     """Floating-point operations of a forward pass over B examples: 2 in · out a token and linear map, 4 T H a token and layer.
 
-    The attention's mask saves nothing, and the output head sees the answers' positions alone.
+    The attention's mask saves nothing, and the output head sees the answers' positions alone. The vision encoder's are among
+    them where it runs.
     """
     dims, tokens = setup.sizes.dims, batch_size * shape.num_tokens
     own = 2 * setup.method.num_matrix_weights(dims, setup.location) * tokens
-    connector = 2 * setup.sizes.connector * batch_size * setup.sizes.num_image_tokens
-    return _linear(setup, tokens) + _attention(setup, tokens, shape) + _head(setup, batch_size, shape) + own + connector
+    seeing = batch_size * (2 * setup.sizes.connector * setup.sizes.num_image_tokens + setup.sizes.encoder_flops)
+    return _linear(setup, tokens) + _attention(setup, tokens, shape) + _head(setup, batch_size, shape) + own + seeing
 
 
 def step_flops(setup: Setup, batch_size: int, shape: Shape) -> float:
@@ -247,6 +260,20 @@ def step_memory(setup: Setup, batch_size: int, shape: Shape) -> Memory:
         activations=kept_bytes(setup, batch_size, shape),
         working=max(logits, layer),
     )
+
+
+def answering_memory(setup: Setup, batch_size: int, num_tokens: int) -> float:
+    """Bytes while B answers are written: the weights, keys and values of every token, one layer's work on the prompts.
+
+    Args:
+        setup: The configuration; nothing is kept for a backward pass.
+        batch_size: B.
+        num_tokens: Of a sequence at its longest, image tokens and the whole answer included.
+    """
+    dims, b = setup.sizes.dims, 2 if setup.half else 4
+    weights = setup.frozen * b + setup.trained * 4
+    cache = batch_size * (num_tokens + setup.method.num_extra_keys) * dims.num_layers * 2 * dims.key_value_size * b
+    return weights + cache + batch_size * num_tokens * b * (3 * dims.intermediate_size + 2 * dims.hidden_size)
 
 
 @cache

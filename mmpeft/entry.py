@@ -28,6 +28,8 @@ class ModelEntry:
         mlp_block: Name of the MLP block inside a layer.
         output_head: Path of the linear map from hidden states to the vocabulary.
         prompt_format: How a user's text becomes a prompt, with ``{prompt}`` where it goes and the image token once.
+        before_answer: What stands between prompt and answer and is part of the answer's first token: a space, where the
+            tokenizer joins it to the word and the prompt ends without one.
         image_token: The token that is repeated N times for a picture.
         adds_special_tokens: Whether the tokenizer adds its own, such as the first one; else the prompt format holds them all.
         end_of_answer: The token that ends an answer; by default the tokenizer's end token.
@@ -46,6 +48,7 @@ class ModelEntry:
     mlp_block: str = "mlp"
     output_head: str = "lm_head"
     prompt_format: str = "{prompt}"
+    before_answer: str = ""
     image_token: str = "<image>"
     adds_special_tokens: bool = True
     end_of_answer: str | None = None

@@ -201,7 +201,7 @@ class Chair(NamedTuple):
     Attributes:
         per_thing: CHAIR_i, of all mentions of things the share that is invented; nan without a mention.
         per_caption: CHAIR_s, the share of captions that invent at least one.
-        recall: Mean share of a picture's things that its caption names.
+        recall: Mean share of a picture's things that its caption names, over the pictures that have any; nan if none has.
         num_words: Mean length of a caption.
     """
 
@@ -220,10 +220,11 @@ def chair(found: Sequence[Mentions]) -> Chair:
     if not found:
         raise MmpeftError("captions: CHAIR needs at least one.")
     invented = sum(len(one.invented) for one in found)
+    recalls = [one.recall for one in found if one.num_things]
     return Chair(
         per_thing=_ratio(invented, sum(one.num_mentions for one in found)),
         per_caption=sum(bool(one.invented) for one in found) / len(found),
-        recall=sum(one.recall for one in found) / len(found),
+        recall=_ratio(sum(recalls), len(recalls)),
         num_words=sum(one.num_words for one in found) / len(found),
     )
 

@@ -71,7 +71,7 @@ class Launch:
             if self.checkpoint_every is None and not path.exists():
                 return run(spec)
             return run(spec, checkpoint=path, checkpoint_every=self.checkpoint_every or EVERY_STEPS)
-        self._check(spec)
+        self.check(spec)
         if spec.pre_step:
             self.pre_step(spec)
         with tempfile.TemporaryDirectory(prefix="mmpeft-launch-") as folder:
@@ -122,10 +122,25 @@ class Launch:
             launcher += ["--num_processes", *number] if number else []
         return [sys.executable, "-m", *launcher, "-m", "mmpeft.launch", folder]
 
+    @property
+    def num_processes(self) -> int:
+        """How many processes make a run, over all machines."""
+        if self.processes is None and self.accelerate is not None:
+            return int(yaml.safe_load(self.accelerate.read_text(encoding="utf-8")).get("num_processes", 1))
+        return self.processes or 1
+
     def _environment(self) -> dict[str, str]:
         return {**os.environ, PARENT: str(os.getpid())}
 
-    def _check(self, spec: RunSpec) -> None:
+    def check(self, spec: RunSpec) -> None:
+        """Looks whether the run can be made this way; no model is loaded for it.
+
+        Raises:
+            MmpeftError: A batch cannot be dealt out to the processes, or the run asks what shards cannot give.
+        """
+        learning = [spec.train] if spec.method.trains else []
+        for train in (*learning, *([spec.pre_step.train] if spec.pre_step else [])):
+            train.check_parts(self.num_processes)
         if self.accelerate is None or not shards(self.accelerate):
             return
         if self.checkpoint_every is not None:

@@ -44,6 +44,16 @@ def asked_on_the_way(spec: RunSpec) -> list[Asked]:
     ]
 
 
+def provenance(spec: RunSpec) -> dict[str, str]:
+    """Where the data of a run came from: its own task's, and under ``task:`` that of every other one it meets."""
+    others = dict.fromkeys([*spec.track.tasks, *(spec.pre_step.tasks if spec.pre_step else ())])
+    found = TASKS[spec.task].provenance()
+    for name in others:
+        if name != spec.task:
+            found |= {f"{name}: {key}": value for key, value in TASKS[name].provenance().items()}
+    return found
+
+
 def due(spec: RunSpec, num_examples: int) -> dict[int, int]:
     """When a run is asked: optimizer steps → epochs, 0 → 0 first.
 

@@ -68,11 +68,16 @@ class Planned:
         Raises:
             MmpeftError: The spec's model or a task does not exist, or nothing can be trained on its task.
         """
-        from mmpeft.registry import evaluation_only, fingerprint, task_version
+        from mmpeft.registry import evaluation_only, fingerprint, packaged, task_version
 
         base, version = fingerprint(spec.model), task_version(spec.task)
         if spec.method.trains and evaluation_only(spec.task):
             raise MmpeftError(f"task: '{spec.task}' is for evaluation only; name it in track.tasks, or take zero-shot.")
+        if strangers := [task for task in spec.track.tasks if packaged(task) != packaged(spec.task)]:
+            raise MmpeftError(
+                f"track.tasks: {', '.join(strangers)} beside '{spec.task}': packaged and downloaded tasks do not go together "
+                "in a run; name tasks of its own kind (at another scale: under the question's at_scale)."
+            )
         others = (*spec.track.tasks, *(spec.pre_step.tasks if spec.pre_step else ()))
         tracked = {task: task_version(task) for task in others}
         return cls(run_id(spec, task_version=version, fingerprint=base, tracked_versions=tracked), spec, version, base)

@@ -6,13 +6,15 @@ share of that speed which training reaches is an assumption, said with every tab
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from typing import Any
 
-from mmpeft.calc import GIB, Setup, Shape, forward_flops, measured_error, sizes_of, step_flops, step_memory
+from mmpeft.calc import GIB, Setup, Shape, answering_memory, forward_flops, measured_error, sizes_of, step_flops, step_memory
 from mmpeft.errors import MmpeftError, unknown
-from mmpeft.methods import METHODS
+from mmpeft.methods import METHODS, Method
 from mmpeft.plan import Question
-from mmpeft.spec import RunSpec
+from mmpeft.registry import known_task
+from mmpeft.spec import PreStepSpec, RunSpec, TrainSpec, parse
 
 USED_SHARE = 0.35
 """Of a GPU's matrix peak, in training and in reading a prompt: what such models often reach, an assumption."""
@@ -21,7 +23,7 @@ HEADROOM_RATIO = 0.92
 """Of a GPU's memory a step may ask for; the rest goes to the runtime and to gaps between tensors."""
 
 RUN_BYTES = 3_000_000
-"""Record and predictions of a run on disk, roughly: 5,000 answers, compressed."""
+"""Record and predictions of a run on disk, roughly: 5,000 answers, compressed. A pre-step's weights come on top."""
 
 
 @dataclass(frozen=True)
@@ -52,31 +54,27 @@ GPUS = {
 
 
 @dataclass(frozen=True)
-class Column:
-    """The size of a dataset as the study uses it: examples to train on and to be asked, tokens of text, prompt and answer.
+class Words:
+    """How long a dataset's texts are, in tokens: typical numbers, not counted."""
 
-    The token counts are typical ones, not counted.
-    """
-
-    num_train: int
-    num_test: int
-    prompt_tokens: int
-    answer_tokens: int
+    prompt: int
+    answer: int
 
 
-COLUMNS = {
-    "scienceqa": Column(12_726, 4_241, 90, 3),
-    "vizwiz": Column(20_523, 4_319, 60, 4),
-    "iconqa-txt": Column(18_946, 6_316, 70, 4),
-    "iconqa-blank": Column(10_913, 3_638, 50, 3),
-    "flickr30k": Column(29_000, 1_000, 30, 16),
-    "okvqa": Column(9_009, 5_046, 40, 4),
-    "ocrvqa": Column(20_000, 5_000, 40, 8),
-    "vqav2": Column(20_000, 5_000, 40, 3),
-    "pope": Column(0, 9_000, 30, 3),
-    "mmhal": Column(0, 96, 20, 100),
+WORDS = {
+    "scienceqa": Words(90, 3),
+    "vizwiz": Words(60, 4),
+    "iconqa-txt": Words(70, 4),
+    "iconqa-blank": Words(50, 3),
+    "flickr30k": Words(30, 16),
+    "okvqa": Words(40, 4),
+    "ocrvqa": Words(40, 8),
+    "vqav2": Words(40, 3),
+    "pope": Words(30, 3),
+    "coco-captions": Words(30, 16),
+    "mmhal": Words(20, 100),
 }
-"""By the paper's columns; a miniature dataset takes its column's token counts."""
+"""By the dataset's name; a miniature dataset takes those of the one it stands for."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,10 @@ class Estimate:
         num_steps: Optimizer steps.
         batch_size: Examples of one pass on one GPU.
         passes: Of one step, so that it fits: the smallest number that divides the batch.
-        peak_bytes: Of one GPU.
+        peak_bytes: Of one GPU, in training or while answers are written, whichever is more.
         fits: Whether that is within the GPU's memory.
-        gpu_hours: Training and evaluation, over all its GPUs.
+        hours: From beginning to end: training shared by all its GPUs, and questions, which each GPU asks itself.
+        gpu_hours: The same over all its GPUs.
     """
 
     label: str
@@ -101,6 +100,7 @@ class Estimate:
     passes: int
     peak_bytes: float
     fits: bool
+    hours: float
     gpu_hours: float
 
 
@@ -116,6 +116,11 @@ class Budget:
     fits: bool
     disk_bytes: float
     rows: list[dict[str, Any]]
+
+    @property
+    def too_large(self) -> list[str]:
+        """The rows that do not fit."""
+        return [row["label"] for row in self.rows if not row["fits"]]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -133,97 +138,222 @@ def gpu_of(name: str) -> Gpu:
     return GPUS[name]
 
 
-def column_of(task: str) -> Column:
-    """The sizes of a task's column.
+def words_of(task: str) -> Words:
+    """The lengths of a task's texts.
 
     Raises:
         MmpeftError: They are not written down.
     """
-    name = task.removeprefix("mini-")
-    if name not in COLUMNS:
-        raise unknown("task with known sizes", task, COLUMNS)
-    return COLUMNS[name]
+    name = task.removeprefix("mini-").removesuffix("-llava")
+    if name not in WORDS:
+        raise unknown("task with known lengths", task, WORDS)
+    return WORDS[name]
 
 
 def shape_of(model: str, task: str) -> Shape:
     """The sequences of a task before a model."""
-    column = column_of(task)
-    tokens = sizes_of(model).num_image_tokens + column.prompt_tokens + column.answer_tokens
-    return Shape(tokens, column.answer_tokens + 1)
+    words = words_of(task)
+    return Shape(sizes_of(model).num_image_tokens + words.prompt + words.answer, words.answer + 1)
+
+
+def num_examples(task: str, split: str, wanted: int | None) -> int:
+    """How many examples of a split a run takes: as many as it says, else all.
+
+    Raises:
+        MmpeftError: Nobody knows how many that are.
+    """
+    number = wanted or known_task(task).size(split)
+    if number is None:
+        raise MmpeftError(f"{task}/{split}: its size is not known before it is downloaded; say num_examples.")
+    return number
+
+
+@dataclass(frozen=True)
+class Learning:
+    """A training: the configuration, how it learns, and from how many examples of which tasks."""
+
+    model: str
+    setup: Setup
+    train: TrainSpec
+    sources: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> "Learning":
+        """That of a run; of a method that trains nothing, none."""
+        sources = ((spec.task, num_examples(spec.task, "train", spec.train.num_examples)),) if spec.method.trains else ()
+        return cls(spec.model, Setup.of(spec), spec.train, sources)
+
+    @classmethod
+    def before(cls, model: str, pre_step: PreStepSpec) -> "Learning":
+        """That of a pre-step: decoder and connector on all its tasks."""
+        train = pre_step.train
+        full: Method = parse(METHODS["full"], {"name": "full"})
+        setup = Setup(sizes_of(model), full, "both", True, train.precision == "bf16", train.gradient_checkpointing)
+        return cls(model, setup, train, tuple((one, num_examples(one, "train", train.num_examples)) for one in pre_step.tasks))
+
+    @property
+    def num_examples(self) -> int:
+        """Of all sources together."""
+        return sum(number for _, number in self.sources)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps, as `mmpeft.train` counts them."""
+        if not self.sources:
+            return 0
+        return self.train.num_steps or max(1, ceil((self.train.num_epochs or 0) * self.num_examples / self.train.batch_size))
+
+    def flops(self) -> float:
+        """Operations of all steps."""
+        shapes = [(shape_of(self.model, task), number) for task, number in self.sources]
+        an_example = sum(number * step_flops(self.setup, 1, shape) for shape, number in shapes) / max(1, self.num_examples)
+        return self.num_steps * self.train.batch_size * an_example
+
+    def cut(self, limit: float, num_gpus: int) -> tuple[int, int, float]:
+        """The size of a pass, passes of a step and peak bytes of a GPU, in as few passes as stay within the limit.
+
+        Raises:
+            MmpeftError: The batch cannot be dealt out to so many GPUs.
+        """
+        if not self.sources:
+            return 0, 0, 0.0
+        if self.train.batch_size % num_gpus:
+            raise MmpeftError(f"--gpus: a batch of {self.train.batch_size} examples cannot be dealt out to {num_gpus}.")
+        share = self.train.batch_size // num_gpus
+        sizes = [share // n for n in range(self.train.gradient_accumulation_steps, share + 1) if share % n == 0] or [1]
+        shape = max((shape_of(self.model, task) for task, _ in self.sources), key=lambda shape: shape.num_tokens)
+        peaks = {size: step_memory(self.setup, size, shape).total for size in sizes}
+        size = next((size for size in sizes if peaks[size] <= limit), sizes[-1])
+        return size, share // size, peaks[size]
 
 
 def estimate(spec: RunSpec, gpu: Gpu, num_gpus: int = 1, used_share: float = USED_SHARE) -> Estimate:
-    """What a run needs, its batch cut into as few passes as fit.
+    """What a run needs, its batch cut into as few passes as fit; its pre-step apart.
 
     Args:
         spec: The run; its own number of passes is where the search begins.
         gpu: On which.
-        num_gpus: That share one run, each with the whole model.
+        num_gpus: That share one run's training, each with the whole model; each then asks all questions itself.
         used_share: Of the GPU's matrix peak that is reached.
 
     Raises:
         MmpeftError: The batch cannot be dealt out to so many GPUs.
     """
-    setup, column, shape = Setup.of(spec), column_of(spec.task), shape_of(spec.model, spec.task)
-    if spec.train.batch_size % num_gpus:
-        raise MmpeftError(f"--gpus: a batch of {spec.train.batch_size} examples cannot be dealt out to {num_gpus}.")
-    share = spec.train.batch_size // num_gpus
-    sizes = [share // n for n in range(spec.train.gradient_accumulation_steps, share + 1) if share % n == 0] or [1]
+    learning = Learning.of(spec)
+    name = f"{spec.method.label}, {'connector tuned' if spec.connector.tuned else 'frozen'}"
+    label = name if spec.location == "both" else f"{name}, {spec.location}"
+    asking = _asking_seconds(spec, learning, gpu, used_share)
+    return _estimate(label, learning, gpu, num_gpus, used_share, asking, _asking_bytes(spec, learning.setup))
+
+
+def estimate_pre_step(
+    model: str, pre_step: PreStepSpec, gpu: Gpu, num_gpus: int = 1, used_share: float = USED_SHARE
+) -> Estimate:
+    """What a pre-step needs, which all runs that name it share."""
+    label = f"Full fine-tuning before all runs, on {', '.join(pre_step.tasks)}"
+    return _estimate(label, Learning.before(model, pre_step), gpu, num_gpus, used_share)
+
+
+def _estimate(
+    label: str,
+    learning: Learning,
+    gpu: Gpu,
+    num_gpus: int,
+    used_share: float,
+    asking_seconds: float = 0.0,
+    asking_bytes: float = 0.0,
+) -> Estimate:
     limit = gpu.memory_bytes * HEADROOM_RATIO
-    peaks = {size: step_memory(setup, size, shape).total for size in sizes}
-    size = next((size for size in sizes if peaks[size] <= limit), sizes[-1])
-    num_steps = _num_steps(spec, column)
-    train = num_steps * step_flops(setup, spec.train.batch_size, shape) / (gpu.flops * used_share) if spec.method.trains else 0.0
-    label = f"{spec.method.label}, {'connector tuned' if spec.connector.tuned else 'frozen'}"
+    size, passes, training_bytes = learning.cut(limit, num_gpus)
+    training, peak = learning.flops() / (gpu.flops * used_share), max(training_bytes, asking_bytes)
     return Estimate(
-        label=label if spec.location == "both" else f"{label}, {spec.location}",
-        trained=setup.trained,
-        num_steps=num_steps,
+        label=label,
+        trained=learning.setup.trained,
+        num_steps=learning.num_steps,
         batch_size=size,
-        passes=share // size,
-        peak_bytes=peaks[size],
-        fits=peaks[size] <= limit,
-        gpu_hours=(train + _evaluation_seconds(spec, setup, column, shape, gpu, used_share)) / 3600,
+        passes=passes,
+        peak_bytes=peak,
+        fits=peak <= limit,
+        hours=(training / num_gpus + asking_seconds) / 3600,
+        gpu_hours=(training + num_gpus * asking_seconds) / 3600,
     )
 
 
-def _num_steps(spec: RunSpec, column: Column) -> int:
-    train = spec.train
-    if not spec.method.trains:
-        return 0
-    if train.num_steps is not None:
-        return train.num_steps
-    return max(1, round((train.num_epochs or 0) * (train.num_examples or column.num_train) / train.batch_size))
+def _asking_seconds(spec: RunSpec, learning: Learning, gpu: Gpu, used_share: float) -> float:
+    """Reading the prompts, which is arithmetic, and writing the answers, for each token of which all weights are read.
+
+    At the end the run's own questions; on the way, each time, its own of dev, whose loss is one more reading, and the others'.
+    """
+    setup, track, times = learning.setup, spec.track, 1
+    if track.every_epochs:
+        epochs = spec.train.num_epochs or learning.num_steps * spec.train.batch_size / learning.num_examples
+        times += int(epochs // track.every_epochs)
+
+    def reading(task: str, number: int) -> float:
+        return number * forward_flops(setup, 1, shape_of(spec.model, task)) / (gpu.flops * used_share)
+
+    def asking(task: str, number: int) -> float:
+        weights = setup.sizes.total * (2 if setup.half else 4)
+        return reading(task, number) + number / spec.eval.batch_size * words_of(task).answer * weights / gpu.bandwidth
+
+    seconds = asking(spec.task, num_examples(spec.task, spec.eval.split, spec.eval.num_examples))
+    if track.wanted:
+        own = num_examples(spec.task, "dev", track.num_examples)
+        seconds += times * (asking(spec.task, own) + reading(spec.task, own))
+        seconds += times * sum(asking(task, num_examples(task, track.split, track.num_examples)) for task in track.tasks)
+    return seconds
 
 
-def _evaluation_seconds(spec: RunSpec, setup: Setup, column: Column, shape: Shape, gpu: Gpu, used_share: float) -> float:
-    """Reading the prompts, which is arithmetic, and writing the answers, for each token of which all weights are read."""
-    num_examples = spec.eval.num_examples or column.num_test
-    prefill = num_examples * forward_flops(setup, 1, shape) / (gpu.flops * used_share)
-    weights = setup.sizes.total * (2 if setup.half else 4)
-    written = num_examples / spec.eval.batch_size * column.answer_tokens * weights / gpu.bandwidth
-    times = 1 + (spec.train.num_epochs or 1) / spec.track.every_epochs if spec.track.every_epochs else 1
-    return times * (prefill + written)
+def _asking_bytes(spec: RunSpec, setup: Setup) -> float:
+    """While the longest questions are answered; on the way the optimizer's states are there too."""
+    written = {task: known_task(task).max_new_tokens for task in (spec.task, *spec.track.tasks)}
+    written[spec.task] = spec.eval.max_new_tokens or written[spec.task]
+    longest = sizes_of(spec.model).num_image_tokens + max(words_of(task).prompt + most for task, most in written.items())
+    return answering_memory(setup, spec.eval.batch_size, longest) + 8 * setup.trained * spec.track.wanted
 
 
-def budget(question: Question, gpu_name: str, num_gpus: int = 1, used_share: float = USED_SHARE) -> Budget:
-    """What a question needs, with one row for each of its variants and lengths of training."""
-    gpu = gpu_of(gpu_name)
+Counted = set[RunSpec | tuple[str, PreStepSpec]]
+"""Runs and pre-steps (with their model) whose hours are already in a sum."""
+
+
+def budgets(plan: Sequence[Question], gpu_name: str, num_gpus: int = 1, used_share: float = USED_SHARE) -> list[Budget]:
+    """What each question needs; a run that several ask is counted in the first of them alone."""
+    counted: Counted = set()
+    return [budget(question, gpu_name, num_gpus, used_share, counted) for question in plan]
+
+
+def budget(
+    question: Question, gpu_name: str, num_gpus: int = 1, used_share: float = USED_SHARE, counted: Counted | None = None
+) -> Budget:
+    """What a question needs, with one row for each of its variants and lengths of training, and one for a pre-step.
+
+    Args:
+        question: Which runs.
+        gpu_name: On which GPU.
+        num_gpus: That share one run.
+        used_share: Of the GPU's matrix peak that is reached.
+        counted: What is counted elsewhere: it adds no runs and no hours here, only its memory. What is counted here is added.
+
+    Raises:
+        MmpeftError: No such GPU, or a run cannot be estimated.
+    """
+    gpu, counted = gpu_of(gpu_name), set() if counted is None else counted
     rows: dict[tuple[str, int | None], dict[str, Any]] = {}
+    pre_steps: dict[tuple[str, PreStepSpec], None] = {}
+    kept_bytes, num_runs = 0.0, 0
     for spec in question.specs():
-        found = estimate(spec, gpu, num_gpus, used_share)
-        row = rows.setdefault(
-            (found.label, spec.method.size),
-            {**asdict(found), "size": spec.method.size, "num_runs": 0, "gpu_hours": 0.0, "hours_a_run": 0.0},
-        )
-        row["num_runs"] += 1
-        row["gpu_hours"] += found.gpu_hours
-        row["hours_a_run"] = max(row["hours_a_run"], found.gpu_hours / num_gpus)
-        row["passes"] = max(row["passes"], found.passes)
-        row["peak_bytes"] = max(row["peak_bytes"], found.peak_bytes)
-        row["fits"] = row["fits"] and found.fits
+        new = spec not in counted
+        num_runs += new
+        _add(rows, estimate(spec, gpu, num_gpus, used_share), spec.method.size, new, 1)
+        counted.add(spec)
+        if spec.pre_step:
+            pre_steps[spec.model, spec.pre_step] = None
+    for key in pre_steps:
+        new, found = key not in counted, estimate_pre_step(*key, gpu, num_gpus, used_share)
+        _add(rows, found, None, new, 0)
+        kept_bytes += 4 * found.trained * new
+        counted.add(key)
     hours = sum(row["gpu_hours"] for row in rows.values())
-    num_runs = sum(row["num_runs"] for row in rows.values())
     return Budget(
         question=question.question,
         num_runs=num_runs,
@@ -231,20 +361,32 @@ def budget(question: Question, gpu_name: str, num_gpus: int = 1, used_share: flo
         dollars=hours * gpu.dollars_per_hour,
         peak_bytes=max(row["peak_bytes"] for row in rows.values()),
         fits=all(row["fits"] for row in rows.values()),
-        disk_bytes=num_runs * RUN_BYTES,
+        disk_bytes=num_runs * RUN_BYTES + kept_bytes,
         rows=list(rows.values()),
     )
 
 
-def total(budgets: Sequence[Budget]) -> dict[str, Any]:
-    """The sums over questions; runs that two of them share are counted in both."""
+def _add(rows: dict[tuple[str, int | None], dict[str, Any]], found: Estimate, size: int | None, new: bool, num_runs: int) -> None:
+    row = rows.setdefault(
+        (found.label, size), {**asdict(found), "size": size, "num_runs": 0, "gpu_hours": 0.0, "hours_a_run": 0.0}
+    )
+    row["num_runs"] += num_runs * new
+    row["gpu_hours"] += found.gpu_hours * new
+    row["hours_a_run"] = max(row["hours_a_run"], found.hours)
+    row["passes"] = max(row["passes"], found.passes)
+    row["peak_bytes"] = max(row["peak_bytes"], found.peak_bytes)
+    row["fits"] = row["fits"] and found.fits
+
+
+def total(found: Sequence[Budget]) -> dict[str, Any]:
+    """The sums over questions, of :func:`budgets`."""
     return {
-        "num_runs": sum(each.num_runs for each in budgets),
-        "gpu_hours": sum(each.gpu_hours for each in budgets),
-        "dollars": sum(each.dollars for each in budgets),
-        "peak_bytes": max(each.peak_bytes for each in budgets),
-        "fits": all(each.fits for each in budgets),
-        "disk_bytes": sum(each.disk_bytes for each in budgets),
+        "num_runs": sum(each.num_runs for each in found),
+        "gpu_hours": sum(each.gpu_hours for each in found),
+        "dollars": sum(each.dollars for each in found),
+        "peak_bytes": max(each.peak_bytes for each in found),
+        "fits": all(each.fits for each in found),
+        "disk_bytes": sum(each.disk_bytes for each in found),
     }
 
 
@@ -299,7 +441,8 @@ def assumptions(gpu_name: str, used_share: float = USED_SHARE) -> str:
     found, gpu = measured_error(), gpu_of(gpu_name)
     return (
         f"Assumed: {used_share:.0%} of {gpu_name}'s {gpu.flops / 1e12:.0f} TFLOP/s are reached, {HEADROOM_RATIO:.0%} of its "
-        f"{gpu.memory_bytes / GIB:.0f} GiB can be used, an hour costs ${gpu.dollars_per_hour:.2f}; cached vision features. "
+        f"{gpu.memory_bytes / GIB:.0f} GiB can be used, an hour costs ${gpu.dollars_per_hour:.2f}; the vision "
+        "encoder runs in each pass, but for the packaged models, whose features are kept. "
         f"Error of the calculator on {found.num_setups} small models on a CPU: kept bytes {found.memory_median:.1%} (median), "
         f"{found.memory_worst:.1%} (worst); operations {found.flops_median:.1%}, {found.flops_worst:.1%}. "
         "Hours were not measured on a GPU."

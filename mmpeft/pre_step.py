@@ -117,7 +117,9 @@ def mixed(loaded: Loaded, pre_step: PreStepSpec) -> tuple[Encoder, list[Example]
     settings, store = pre_step.train, loaded.features()
     sets = {name: TASKS[name].examples("train", settings.num_examples, settings.subset_seed) for name in pre_step.tasks}
     features = [store.get(TASKS[name], [each.picture_id for each in mine], True) for name, mine in sets.items()]
-    return Encoder(loaded, reduce(ior, features), settings.max_length), [each for mine in sets.values() for each in mine]
+    encoder, examples = Encoder(loaded, reduce(ior, features), settings.max_length), [e for mine in sets.values() for e in mine]
+    encoder.check_lengths(examples)
+    return encoder, examples
 
 
 def check_room(model: nn.Module, memory_bytes: int, num_parts: int) -> None:

@@ -27,7 +27,18 @@ def evaluation_only(task: str) -> bool:
     Raises:
         MmpeftError: There is no task of this name.
     """
-    return _task(task).evaluation_only
+    return known_task(task).evaluation_only
+
+
+def packaged(task: str) -> bool:
+    """Whether the package holds the task's data, so that its pictures are drawn; else they are downloaded.
+
+    Raises:
+        MmpeftError: There is no task of this name.
+    """
+    from mmpeft.tasks import MINI
+
+    return known_task(task).name in MINI
 
 
 def task_version(task: str) -> int:
@@ -36,10 +47,15 @@ def task_version(task: str) -> int:
     Raises:
         MmpeftError: There is no task of this name.
     """
-    return _task(task).version
+    return known_task(task).version
 
 
-def _task(name: str) -> Task:
+def known_task(name: str) -> Task:
+    """The task of this name.
+
+    Raises:
+        MmpeftError: There is none.
+    """
     from mmpeft.tasks import TASKS
 
     if name not in TASKS:
@@ -53,4 +69,4 @@ def known_dims(model: str) -> Dims | None:
     return MODELS[model].dims if model in MODELS else None
 
 
-__all__ = ["DATA", "RANDOM", "evaluation_only", "fingerprint", "known_dims", "task_version"]
+__all__ = ["DATA", "RANDOM", "evaluation_only", "fingerprint", "known_dims", "known_task", "packaged", "task_version"]

@@ -29,9 +29,10 @@ from mmpeft.evaluate import evaluate
 from mmpeft.execute import PLACE
 from mmpeft.features import OpenedLater
 from mmpeft.loading import Loaded
-from mmpeft.monitor import Monitor, asked_on_the_way, due
+from mmpeft.monitor import Monitor, asked_on_the_way, due, provenance
 from mmpeft.plan import Planned
-from mmpeft.pre_step import base_of, provenance
+from mmpeft.pre_step import base_of
+from mmpeft.pre_step import provenance as pre_step_provenance
 from mmpeft.records import Outcome, Record
 from mmpeft.spec import RunSpec
 from mmpeft.task import Example, Task
@@ -61,6 +62,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
     training, asked = examples_of(spec, task)
     encoder = encoder_for(loaded, task, [*training, *asked], spec.train.max_length, progress)
     on_the_way = asked_on_the_way(spec)
+    encoder.check_lengths([*training, *(example for each in on_the_way if each.own for example in each.examples)])
     for other in on_the_way:
         encoder.features |= features_of(loaded, other.task, other.examples, progress)
 
@@ -127,7 +129,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
         curve=list(curve),
         track=monitor.checkpoints,
         contract=contract,
-        environment=environment() | task.provenance() | provenance(spec),
+        environment=environment() | provenance(spec) | pre_step_provenance(spec),
         started_at=started_at,
     )
     return Outcome(record, rows, monitor.lines())

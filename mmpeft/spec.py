@@ -87,6 +87,21 @@ class TrainSpec(Part):
     attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
 
+    def check_parts(self, num_processes: int) -> None:
+        """Looks whether so many processes can share a batch: each makes as many passes, all of one size.
+
+        Raises:
+            MmpeftError: They cannot.
+        """
+        parts = num_processes * self.gradient_accumulation_steps
+        if self.batch_size % parts:
+            raise MmpeftError(
+                f"train.batch_size: {self.batch_size} examples cannot be dealt out to {num_processes} processes × "
+                f"{self.gradient_accumulation_steps} passes; take a multiple of {parts}, other --processes, or fewer "
+                "train.gradient_accumulation_steps."
+            )
+
+
 class EvalSpec(Part):
     """What a run is judged on.
 

@@ -67,6 +67,10 @@ class Task(ABC):
     def all_examples(self, split: str) -> list[Example]:
         """All examples of a split, in a fixed order."""
 
+    def size(self, split: str) -> int | None:
+        """How many examples a split holds, nearly; None where that is not known before it is read."""
+        return None
+
     def provenance(self) -> dict[str, str]:
         """What a record should say about where the data came from; nothing where the package holds it."""
         return {}

@@ -94,13 +94,7 @@ def answer_loss(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def parts_of(batch: Sequence[Example], num_parts: int) -> list[list[Example]]:
-    """The batch dealt out into parts of one size, one a process and forward pass.
-
-    Raises:
-        MmpeftError: It cannot be.
-    """
-    if len(batch) % num_parts:
-        raise MmpeftError(f"train.batch_size: {len(batch)} examples cannot be dealt out to {num_parts} processes × passes.")
+    """The batch dealt out into parts, one a process and forward pass."""
     return [list(batch[part::num_parts]) for part in range(num_parts)]
 
 
@@ -137,6 +131,7 @@ def train(
         MmpeftError: The batch cannot be dealt out to the processes.
     """
     accelerator = _accelerator(spec)
+    spec.check_parts(accelerator.num_processes)
     if spec.gradient_checkpointing:
         recompute_activations(model)
     peaks = [group["lr"] for group in groups]

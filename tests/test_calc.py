@@ -1,17 +1,42 @@
 """The calculator counts what is there: parameters exactly, bytes and operations as measured."""
 
 import json
+from dataclasses import replace
+from math import ceil
 
 import pytest
 from typer.testing import CliRunner
 
 from mmpeft.__main__ import app
-from mmpeft.calc import Setup, Shape, kept_bytes, measured_error, measurements, sizes_of, step_flops, step_memory
+from mmpeft.calc import (
+    Setup,
+    Shape,
+    answering_memory,
+    forward_flops,
+    kept_bytes,
+    measured_error,
+    measurements,
+    sizes_of,
+    step_flops,
+    step_memory,
+)
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
 from mmpeft.plan import load_question, questions
-from mmpeft.planner import GPUS, HEADROOM_RATIO, budget, estimate, gpu_of, one_setup, total
+from mmpeft.planner import (
+    GPUS,
+    HEADROOM_RATIO,
+    budget,
+    budgets,
+    estimate,
+    estimate_pre_step,
+    gpu_of,
+    num_examples,
+    one_setup,
+    total,
+)
 from mmpeft.spec import RunSpec, parse
+from mmpeft.tasks import TASKS
 
 SEVEN = sizes_of("llava-1.5-7b")
 SHAPE = Shape(num_tokens=640, num_answer_tokens=5)
@@ -61,8 +86,29 @@ def test_operations_follow_the_rule_of_four_a_frozen_and_six_a_trained_weight() 
     """The linear maps of 7B, attention left small: about 4 P T for LoRA and 6 P T for full fine-tuning."""
     linear = SEVEN.total - SEVEN.vision_encoder - 2 * 32_064 * 4096
     short = Shape(num_tokens=600, num_answer_tokens=1)
-    assert step_flops(setup_of("ia3"), 1, short) == pytest.approx(4 * linear * 600, rel=0.06)
-    assert step_flops(setup_of("full"), 1, short) == pytest.approx(6 * linear * 600, rel=0.06)
+    seeing = 2 * SEVEN.vision_encoder * 577
+    assert step_flops(setup_of("ia3"), 1, short) == pytest.approx(4 * linear * 600 + seeing, rel=0.06)
+    assert step_flops(setup_of("full"), 1, short) == pytest.approx(6 * linear * 600 + seeing, rel=0.06)
+
+
+def test_the_vision_encoder_counts_where_it_runs_in_each_pass() -> None:
+    """CLIP ViT-L/14 at 336 pixels: 2 P a patch, 4 T D a patch and layer; the packaged model's features are kept."""
+    assert SEVEN.encoder_flops == 2 * 303_507_456 * 577 + 4 * 577**2 * 1024 * 24
+    assert sizes_of("tiny-llava").encoder_flops == 0
+    blind = replace(SEVEN, encoder_flops=0.0)
+    for flops in (step_flops, forward_flops):
+        seen = flops(setup_of("lora"), 3, SHAPE) - flops(replace(setup_of("lora"), sizes=blind), 3, SHAPE)
+        assert seen == pytest.approx(3 * SEVEN.encoder_flops)
+
+
+def test_answers_need_the_keys_and_values_of_every_token() -> None:
+    ia3, prefix = setup_of("ia3"), setup_of("prefix")
+    one, two, three = (answering_memory(ia3, size, 640) for size in (1, 2, 3))
+    assert three - two == pytest.approx(two - one)
+    assert two - one > 640 * 32 * 2 * 4096 * 2  # layers, keys and values, width, bf16
+    assert one > 2 * SEVEN.total
+    more = answering_memory(prefix, 64, 640) - answering_memory(ia3, 64, 640)
+    assert more == 64 * 20 * 32 * 2 * 4096 * 2 + 4 * (prefix.trained - ia3.trained)
 
 
 def test_the_measured_error_is_that_of_the_committed_rows_and_small() -> None:
@@ -98,9 +144,77 @@ def test_full_fine_tuning_at_7b_does_not_fit_one_gpu_and_the_methods_do() -> Non
 
 @pytest.mark.parametrize("scale", ["tiny", "paper", "paper-tuned"])
 def test_every_question_can_be_planned(scale: str) -> None:
-    budgets = [budget(load_question(name, scale), "a100-80") for name in questions()]
-    assert all(each.gpu_hours > 0 and each.peak_bytes > 0 for each in budgets)
-    assert total(budgets)["num_runs"] == sum(len(load_question(name, scale).specs()) for name in questions())
+    asked = [load_question(name, scale) for name in questions()]
+    alone, together = [budget(each, "a100-80") for each in asked], budgets(asked, "a100-80")
+    assert all(each.gpu_hours > 0 and each.peak_bytes > 0 for each in alone)
+    assert [each.num_runs for each in alone] == [len(each.specs()) for each in asked]
+    assert total(together)["num_runs"] == len({spec for each in asked for spec in each.specs()})
+    assert sum(each.gpu_hours for each in together) < sum(each.gpu_hours for each in alone)
+    assert [each.peak_bytes for each in together] == [each.peak_bytes for each in alone]
+    assert [each.gpu_hours for each in budgets([asked[0], asked[0]], "a100-80")] == [alone[0].gpu_hours, 0.0]
+
+
+def test_the_sizes_are_those_of_the_tasks() -> None:
+    assert num_examples("scienceqa", "train", None) == 6_218
+    assert num_examples("okvqa-llava", "train", None) == round(9_009 * 0.95)
+    assert num_examples("vqav2", "train", None) == num_examples("ocrvqa", "train", None) == 20_000
+    assert num_examples("mini-okvqa", "test", None) == len(TASKS["mini-okvqa"].all_examples("test"))
+    assert num_examples("okvqa", "test", 7) == 7
+    with pytest.raises(MmpeftError, match="pope/train: its size is not known"):
+        num_examples("pope", "train", None)
+    spec = next(spec for spec in load_question("method", "paper").specs() if spec.task == "okvqa" and spec.method.name == "lora")
+    other = RunSpec.from_dict({**spec.model_dump(), "task": "okvqa-llava"})
+    assert estimate(other, GPUS["h100"]) == estimate(spec, GPUS["h100"])
+
+
+def test_a_pre_step_is_counted_once_for_all_that_share_it() -> None:
+    asked = [load_question(name, "paper") for name in ("location", "data_size")]
+    pre_step = asked[0].specs()[0].pre_step
+    assert pre_step
+    found = estimate_pre_step("llava-1.5-7b", pre_step, GPUS["h100"])
+    assert found.num_steps == ceil((round(9_009 * 0.95) + 20_000 + 20_000) / 128)
+    assert not found.fits
+    first, second = budgets(asked, "h100")
+    (row,) = (row for row in first.rows if row["label"] == found.label)
+    assert row["gpu_hours"] == pytest.approx(found.gpu_hours) and row["num_runs"] == 0
+    (again,) = (row for row in second.rows if row["label"] == found.label)
+    assert again["gpu_hours"] == 0 and not second.fits and second.too_large == [found.label]
+    assert first.disk_bytes > 4 * found.trained > second.disk_bytes
+
+
+def test_questions_on_the_way_cost_what_they_ask() -> None:
+    spec = next(spec for spec in load_question("generalization", "paper").specs() if spec.method.name == "lora")
+    gpu, fields = GPUS["h100"], spec.model_dump()
+
+    def hours(**track: object) -> float:
+        return estimate(RunSpec.from_dict({**fields, "track": track}), gpu).gpu_hours
+
+    plain = hours()
+    own, wide = hours(every_epochs=1, num_examples=100), hours(every_epochs=1, num_examples=100, tasks=["pope", "mmhal"])
+    assert plain < own < wide
+    assert hours(every_epochs=1, num_examples=200) - plain == pytest.approx(2 * (own - plain))
+    rarely = hours(every_epochs=4, num_examples=100)  # at 0, 4, 8, 12 epochs instead of 13 times
+    assert (rarely - plain) / (own - plain) == pytest.approx(4 / 13)
+    tracked = estimate(spec, gpu)
+    assert tracked.gpu_hours > 2 * plain
+
+
+def test_several_gpus_share_the_training_and_each_asks_everything() -> None:
+    spec = next(spec for spec in load_question("method", "paper").specs() if spec.method.name == "lora")
+    untrained = next(spec for spec in load_question("method", "paper").specs() if not spec.method.trains)
+    one, four = estimate(spec, GPUS["h100"]), estimate(spec, GPUS["h100"], num_gpus=4)
+    assert one.hours == pytest.approx(one.gpu_hours) and four.gpu_hours == pytest.approx(4 * four.hours)
+    assert one.hours / 4 < four.hours < one.hours
+    assert estimate(untrained, GPUS["h100"], num_gpus=4).hours == pytest.approx(estimate(untrained, GPUS["h100"]).hours)
+
+
+def test_answering_may_need_more_than_training() -> None:
+    spec = next(spec for spec in load_question("method", "paper").specs() if spec.method.name == "ia3")
+    fields = spec.model_dump()
+    peaks = [
+        estimate(RunSpec.from_dict({**fields, "eval": {"batch_size": size}}), GPUS["h100"]).peak_bytes for size in (1, 2, 64, 128)
+    ]
+    assert peaks[0] == peaks[1] == peaks[2] < peaks[3]
 
 
 def test_a_longer_training_costs_what_it_is_longer() -> None:

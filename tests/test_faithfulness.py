@@ -87,6 +87,13 @@ def test_chair_counts_mentions_captions_recall_and_words() -> None:
     assert rates.num_words == pytest.approx((5 + 2 + 5 + 1) / 4)
 
 
+def test_a_picture_without_things_does_not_count_in_the_recall() -> None:
+    found = [mentions("a dog", ["dog", "cat"], NAMES), mentions("a dog", [], NAMES)]
+    assert chair(found).recall == pytest.approx(0.5)
+    assert chair(found).per_caption == pytest.approx(0.5)
+    assert math.isnan(chair(found[1:]).recall)
+
+
 def test_captions_that_name_nothing_have_no_rate_per_thing() -> None:
     assert math.isnan(chair([mentions("red", ["dog"], NAMES)]).per_thing)
     with pytest.raises(MmpeftError, match="at least one"):

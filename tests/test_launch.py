@@ -9,7 +9,9 @@ import pytest
 import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
+from typer.testing import CliRunner
 
+from mmpeft.__main__ import app
 from mmpeft.errors import MmpeftError
 from mmpeft.execute import run_missing
 from mmpeft.launch import Launch, _cause, configuration, shards
@@ -130,7 +132,16 @@ def test_processes_that_diverge_or_cannot_start_leave_a_failed_row(tmp_path: Pat
     run_missing([odd], store, progress=False, run=Launch(tmp_path, processes=2))
     record = store.load(odd.run_id)
     assert record and record.status == "failed"
-    assert record.error and "6 examples cannot be dealt out to 4 processes × passes" in record.error
+    assert record.error and "6 examples cannot be dealt out to 2 processes × 2 passes" in record.error
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused_by_the_command_before_any_run(tmp_path: Path) -> None:
+    said = CliRunner().invoke(app, ["run", "method", "--scale", "smoke", "--store", str(tmp_path), "--processes", "3"])
+    assert said.exit_code == 2
+    assert "train.batch_size: 4 examples cannot be dealt out to 3 processes × 1 passes; take a multiple of 3" in str(said.output)
+    assert not list(tmp_path.rglob("*.json"))
+    assert Launch(tmp_path, accelerate=configuration("ddp")).num_processes == 2
+    assert Launch(tmp_path, 5, configuration("ddp")).num_processes == 5
 
 
 def test_one_process_is_no_launch(tmp_path: Path) -> None:

@@ -40,7 +40,10 @@ def counted() -> Results:
     return results_of(ASKED, by_count)
 
 
-@pytest.mark.parametrize(("scale", "dims"), [("tiny", known_dims("tiny-llava")), ("paper", VICUNA_7B)])
+SIZES = [("tiny", known_dims("tiny-llava")), ("small", known_dims("smolvlm-256m")), ("paper", VICUNA_7B)]
+
+
+@pytest.mark.parametrize(("scale", "dims"), SIZES)
 def test_six_rows_of_lora_and_adapter_train_equally_many_parameters(scale: str, dims: Dims) -> None:
     trained = {(v.method, v.location) for v in load_question("location", scale).variants if v.method.name in ("lora", "adapter")}
     counts = {(method.name, place, method.size): method.num_trainable(dims, place) for method, place in trained}

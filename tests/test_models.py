@@ -1,5 +1,6 @@
 """METHODS × architectures × connector: every promise, on a tiny random model of each architecture that MODELS holds."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,6 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from transformers import PreTrainedTokenizerFast
 
 from mmpeft.attach import attach, parameter_groups
 from mmpeft.batches import Encoder
@@ -108,6 +115,28 @@ def test_only_what_is_declared_trains_and_the_saved_adapter_gives_equal_logits(k
 def test_the_loss_falls(kind: str, case: str, tuned: bool) -> None:
     losses = trained(kind, case, tuned).losses
     assert losses[-1] < losses[0]
+
+
+def test_a_space_before_the_answer_belongs_to_its_first_token() -> None:
+    """As a model that continues «Assistant:» writes it; what it then says is compared without outer spaces."""
+    spaced = [model for model in MODELS.values() if model.entry.before_answer]
+    assert [model.entry.name for model in spaced] == ["smolvlm-256m", "smolvlm-500m"]
+    loaded = tiny(spaced[0])
+    byte_level = Tokenizer(BPE(unk_token=None))
+    byte_level.pre_tokenizer, byte_level.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    texts = ["a red one, no red two, the red cat"] * 9
+    byte_level.train_from_iterator(texts, BpeTrainer(initial_alphabet=ByteLevel.alphabet(), show_progress=False))
+    byte_level.add_special_tokens(["<image>", "<pad>", "<end_of_utterance>"])
+    words = PreTrainedTokenizerFast(tokenizer_object=byte_level, pad_token="<pad>", eos_token="<end_of_utterance>")
+    encoder = Encoder(replace(loaded, tokenizer=words), {"red": torch.zeros(3, 16, 16)}, 999)
+    example = EXAMPLES[0]
+    prompt = loaded.entry.prompt_format.format(prompt=example.prompt)
+    whole = words(f"{prompt} {example.answer}", add_special_tokens=False)["input_ids"]
+    bare = words(example.answer, add_special_tokens=False)["input_ids"]
+    first, *_, end = encoder.answer_ids(example)
+    assert words.decode([first]) == " red" and first == whole[-1] != bare[0]
+    labels = encoder.training_batch([example])["labels"][0]
+    assert labels[labels != -100].tolist() == [first, end]
 
 
 def without_cache(model: Any, encoder: Encoder, examples: list[Example], num_tokens: int) -> torch.Tensor:

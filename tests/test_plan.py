@@ -12,6 +12,7 @@ import yaml
 from mmpeft.errors import MmpeftError
 from mmpeft.plan import Planned, Question, load_question, params_folder, questions, scale_file
 from mmpeft.spec import RunSpec, run_id
+from mmpeft.tasks import REAL
 
 PARAMS = Path(__file__).resolve().parent.parent / "params"
 SCALES = ["smoke", "tiny", "small", "paper"]
@@ -106,6 +107,33 @@ def test_the_papers_scale_has_the_papers_settings() -> None:
     sizes = {spec.method.name: spec.canonical()["method"] for spec in trained}
     assert sizes["lora"] == {"name": "lora", "r": 128, "lora_alpha": 256, "lora_dropout": 0.05}
     assert sizes["adapter"] == {"name": "adapter", "bottleneck_size": 256, "dropout": 0.05}
+
+
+@pytest.mark.parametrize("scale", ["small", "paper", "paper-tuned"])
+@pytest.mark.parametrize("name", questions())
+def test_no_run_asks_a_downloaded_task_for_more_than_it_holds(name: str, scale: str) -> None:
+    """By the authors' numbers, less what dev takes of train; that share is drawn picture by picture, so not exact."""
+    for planned in load_question(name, scale).planned():
+        spec, asked = planned.spec, []
+        if spec.method.trains:
+            asked.append((spec.task, "train", spec.train.num_examples))
+        if spec.pre_step:
+            asked += [(task, "train", spec.pre_step.train.num_examples) for task in spec.pre_step.tasks]
+        asked.append((spec.task, spec.eval.split, spec.eval.num_examples))
+        if spec.track.wanted:
+            asked.append((spec.task, "dev", spec.track.num_examples))
+            asked += [(task, spec.track.split, spec.track.num_examples) for task in spec.track.tasks]
+        for task, split, number in asked:
+            there = REAL[task].size(split)
+            assert there, f"{task} has no {split}"
+            exact = split in REAL[task].places and not (REAL[task].dev_from_train and split == "train")
+            assert (number or 0) <= there * (1 if exact else 0.9), f"{number} of {task}/{split}, which holds some {there}"
+
+
+def test_packaged_and_downloaded_tasks_do_not_go_together_in_a_run() -> None:
+    mixed = {"every_epochs": 1, "tasks": ["mini-okvqa", "okvqa", "pope"]}
+    with pytest.raises(MmpeftError, match=r"track\.tasks: okvqa, pope beside 'mini-vqav2': packaged and downloaded"):
+        small(track=mixed).planned()
 
 
 def test_what_a_notebook_leaves_open_comes_from_its_scale() -> None:
@@ -309,7 +337,7 @@ def test_what_a_question_says_at_a_scale_wins_over_the_scale_and_over_itself() -
 
 @pytest.mark.parametrize("name", questions())
 def test_at_scale_is_the_same_through_files_and_through_a_notebook(name: str) -> None:
-    for scale in ("smoke", "paper"):
+    for scale in ("smoke", "small", "paper"):
         written = read(PARAMS / f"{name}.yaml") | read(scale_file(scale))
         loaded = load_question(name, scale)
         assert Question.from_parameters(written) == Question.load(PARAMS / f"{name}.yaml", scale_file(scale)) == loaded

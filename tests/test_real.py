@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from mmpeft.errors import MmpeftError
+from mmpeft.monitor import provenance
 from mmpeft.real import shelf
 from mmpeft.real.overlap import overlaps
 from mmpeft.real.places import Folder, Hub, Item, Unreadable, first_readable
 from mmpeft.real.task import RealTask, in_dev
+from mmpeft.spec import RunSpec
 from mmpeft.tasks import REAL
 from mmpeft.tasks.okvqa import OKVQA
 from mmpeft.tasks.vqav2 import VQAv2
@@ -278,6 +280,17 @@ def test_a_record_can_say_where_the_data_came_from(official: None) -> None:
     task.examples("test")
     said = task.provenance()["data_test"]
     assert said.startswith("$MMPEFT_DATA/okvqa/") and said.endswith(task.split("test").manifest.ids_sha256[:16])
+
+
+def test_a_record_says_it_of_every_task_that_its_run_meets(official: None) -> None:
+    fields = {"model": "toy", "task": "okvqa", "method": {"name": "zero-shot"}, "track": {"tasks": ["scienceqa", "pope"]}}
+    spec = RunSpec.from_dict(fields)
+    for task in ("okvqa", "scienceqa", "pope"):
+        REAL[task].examples("test")
+    said = provenance(spec)
+    assert said["data_test"] == REAL["okvqa"].provenance()["data_test"]
+    for task in ("scienceqa", "pope"):
+        assert said[f"{task}: data_test"] == REAL[task].provenance()["data_test"]
 
 
 def test_unknown_splits_pictures_and_too_many_examples_are_refused(official: None) -> None:

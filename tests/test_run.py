@@ -113,6 +113,11 @@ def test_more_examples_than_there_are_is_said(tmp_path: Path) -> None:
         run(spec_of("zero-shot", eval={"num_examples": 100_000}))
 
 
+def test_an_example_that_is_too_long_is_said_before_anything_trains() -> None:
+    with pytest.raises(MmpeftError, match=r"train\.max_length: 16 of 16 examples are longer than 8 tokens"):
+        run(spec_of("lora", train={**TRAIN, "num_examples": 16, "max_length": 8}))
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_half_precision_learns_the_same_and_keeps_its_contract(name: str) -> None:
     """What trains stays in fp32, so that small updates are not rounded away."""

@@ -121,8 +121,10 @@ def test_the_loss_is_the_models_own(method: Any) -> None:
 
 
 def test_an_example_that_is_too_long_is_named() -> None:
-    with pytest.raises(MmpeftError, match=r"train\.max_length: example mini-vqav2/train/\d+/\d has \d+ tokens, the limit is 8"):
-        encoder_of(load("toy"), max_length=8).training_batch(some(2))
+    encoder = Encoder(load("toy"), {}, 8)  # without a picture
+    said = r"train\.max_length: 2 of 2 examples are longer than 8 tokens; raise it to \d+, the length of mini-vqav2/train/\d+/\d"
+    with pytest.raises(MmpeftError, match=said):
+        encoder.check_lengths(some(2))
 
 
 @pytest.mark.parametrize("name", MINI)
@@ -215,5 +217,7 @@ def test_activations_computed_again_give_the_same_bits_from_less_memory() -> Non
 
 def test_a_batch_that_cannot_be_dealt_out_is_said() -> None:
     assert parts_of(some(8), 2) == [some(8)[0::2], some(8)[1::2]]
-    with pytest.raises(MmpeftError, match=r"train\.batch_size: 8 examples cannot be dealt out to 3 processes × passes"):
-        parts_of(some(8), 3)
+    spec = TrainSpec(batch_size=8, gradient_accumulation_steps=2)
+    spec.check_parts(4)
+    with pytest.raises(MmpeftError, match=r"train\.batch_size: 8 examples cannot be dealt out to 3 processes × 2 passes"):
+        spec.check_parts(3)

@@ -22,24 +22,29 @@ def plan(
 ) -> None:
     """What runs would cost before they are made: GPU-hours, memory, disk, and whether they fit."""
     from mmpeft.plan import load_question, questions
-    from mmpeft.planner import assumptions, budget, total
+    from mmpeft.planner import assumptions, budgets, total
 
     if every == (question is not None):
         raise MmpeftError(f"plan: name one question, or --all for all of them ({', '.join(questions())}).")
-    budgets = [budget(load_question(name, scale), gpu, gpus, used_share) for name in ([question] if question else questions())]
+    found = budgets([load_question(name, scale) for name in ([question] if question else questions())], gpu, gpus, used_share)
     said = assumptions(gpu, used_share)
+    whole = total(found)
     if as_json:
-        print_json({"budgets": [each.to_dict() for each in budgets], "total": total(budgets), "assumptions": said})
+        print_json({"budgets": [each.to_dict() for each in found], "total": whole, "assumptions": said})
         return
-    rows = budgets[0].rows if question else [each.to_dict() for each in budgets]
+    rows = found[0].rows if question else [each.to_dict() for each in found]
     table = Table(question or "question", "runs", "GPU-hours", "peak GiB", "fits", box=None, pad_edge=False)
-    for row in [*rows, {**total(budgets), "label": "all", "question": "all"}]:
+    for row in [*rows, {**whole, "label": "all", "question": "all"}]:
         name = f"{row['label']}, {row['size']}" if row.get("size") else row["label" if question else "question"]
         size = (f"{row['num_runs']:,}", f"{row['gpu_hours']:,.1f}", f"{row['peak_bytes'] / 2**30:.1f}")
         table.add_row(name, *size, "yes" if row["fits"] else "[red]no[/]")
     out.print(table)
-    whole = total(budgets)
-    out.print(f"about ${whole['dollars']:,.0f}, {whole['disk_bytes'] / 1e9:.1f} GB of records and predictions")
+    out.print(f"about ${whole['dollars']:,.0f}, {whole['disk_bytes'] / 1e9:.1f} GB on disk", soft_wrap=True)
+    if too_large := dict.fromkeys(label for each in found for label in each.too_large):
+        names = "; ".join(too_large)
+        out.print(f"too large for one {gpu}: {names}. Cut it over several: mmpeft run --accelerate fsdp.", soft_wrap=True)
+    if every:
+        out.print("runs and pre-steps that questions share are counted in the first that asks them", style="dim")
     out.print(said, style="dim", soft_wrap=True)
 
 

@@ -87,12 +87,16 @@ def _run(
 ) -> int:
     """How many of the question's runs are failed after this call."""
     from mmpeft.execute import run_missing
+    from mmpeft.launch import Launch
     from mmpeft.pictures import prepare_features
 
     planned = asked.planned()
     due = store.missing(planned) + (store.failed(planned) if retry_failed else [])
     due = due if limit is None else due[:limit]
     if due:
+        if isinstance(how, Launch):
+            for one in due:
+                how.check(one.spec)
         if cluster is None:  # a cluster's machines compute what they lack themselves
             prepare_features(due, workers)
         run_missing(due, store, workers, retry_failed=retry_failed, engine=cluster, run=how)

@@ -51,6 +51,10 @@ class MiniTask(Task):
             raise unknown("split", split, self.num_pictures)
         return self.compose(self._rng(split, index), split)
 
+    def size(self, split: str) -> int | None:
+        """How many examples a split holds."""
+        return self.num_examples.get(split)
+
     def all_examples(self, split: str) -> list[Example]:
         """All examples of a split, in the order of the pictures."""
         return _examples(self, split)

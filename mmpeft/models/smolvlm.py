@@ -33,6 +33,7 @@ def _smolvlm(size: str, revision: str | None, **text: Any) -> Model:
                 "<|im_start|>User:<fake_token_around_image><global-img><image><fake_token_around_image>{prompt}<end_of_utterance>\n"
                 "Assistant:"
             ),
+            before_answer=" ",
             adds_special_tokens=False,
             end_of_answer="<end_of_utterance>",
         ),

@@ -90,6 +90,14 @@ class RealTask(Task):
             return True
         return in_dev(item.picture_id) == (split == "dev")
 
+    def size(self, split: str) -> int | None:
+        """How many questions a split holds by its authors' numbers, less what dev takes of train, and no more than are drawn."""
+        cut = self.dev_from_train and split != "test"
+        held = self.sizes.get("train" if cut else split)
+        if held is not None and cut:
+            held = round(held * (DEV_RATIO if split == "dev" else 1 - DEV_RATIO))
+        return min((number for number in (held, self.draw.get(split)) if number is not None), default=None)
+
     def all_examples(self, split: str) -> list[Example]:
         """All examples of a split, by id."""
         return [self.example(item) for item in self.split(split).items]

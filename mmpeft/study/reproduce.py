@@ -5,22 +5,22 @@ import pandas as pd
 from mmpeft.calc import GIB, Setup, measurements, sizes_of, step_memory
 from mmpeft.methods import METHODS
 from mmpeft.plan import load_question, questions
-from mmpeft.planner import GPUS, HEADROOM_RATIO, USED_SHARE, assumptions, budget, gpu_of, shape_of, total
+from mmpeft.planner import GPUS, HEADROOM_RATIO, USED_SHARE, assumptions, budget, budgets, gpu_of, shape_of, total
 from mmpeft.spec import RunSpec, parse
 from mmpeft.study.report import Prose, Table, percent, to_html
 
 
 def study_table(scale: str, gpu: str, num_gpus: int = 1) -> Table:
-    """Every question with its runs, GPU-hours, rent and largest peak memory.
+    """Every question with its runs, GPU-hours, rent and largest peak memory; what questions share counts in the first alone.
 
     Args:
         scale: A file of ``params/scales``.
         gpu: On which GPU.
         num_gpus: That share one run, each with the whole model.
     """
-    budgets = [budget(load_question(name, scale), gpu, num_gpus) for name in questions()]
-    rows = [{"question": each.question, **_sums(each.to_dict())} for each in budgets]
-    rows.append({"question": "all", **_sums(total(budgets))})
+    found = budgets([load_question(name, scale) for name in questions()], gpu, num_gpus)
+    rows = [{"question": each.question, **_sums(each.to_dict())} for each in found]
+    rows.append({"question": "all", **_sums(total(found))})
     return _table(rows)
 
 
@@ -75,10 +75,12 @@ def error_table() -> Table:
 
 def in_brief(scale: str, gpu: str) -> Prose:
     """What all questions need at a scale, in a sentence."""
-    whole = total([budget(load_question(name, scale), gpu) for name in questions()])
+    found = budgets([load_question(name, scale) for name in questions()], gpu)
+    whole, large = total(found), dict.fromkeys(label for each in found for label in each.too_large)
+    too_large = f" One such card does not hold: {'; '.join(large)}." if large else ""
     return Prose(
         f"{whole['num_runs']:,} runs, {whole['gpu_hours']:,.0f} hours of one {gpu}, about {whole['dollars']:,.0f} dollars of "
-        f"rent and {whole['disk_bytes'] / 1e9:.1f} GB of records; runs that questions share are counted in each."
+        f"rent and {whole['disk_bytes'] / 1e9:.1f} GB on disk; what questions share is counted once.{too_large}"
     )
 
 

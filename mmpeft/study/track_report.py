@@ -80,7 +80,8 @@ def moments_table(tracks: Tracks, what: str, moments: Sequence[int | str] = MOME
     }
     if "best" in moments:
         best = {row.label: epochs_at(tracks, row, "best") for row in tracks.trained}
-        rows = {name: {"best epoch": float(np.mean(best.get(name) or [np.nan])), **cells} for name, cells in rows.items()}
+        means = {name: float(np.mean(epochs)) for name, epochs in best.items() if epochs}
+        rows = {name: {"best epoch": means.get(name, float("nan")), **cells} for name, cells in rows.items()}
         shown = {name: {"best epoch": _range(best.get(name, [])), **cells} for name, cells in shown.items()}
     blind = chance(tracks, what, measure)
     if blind is not None:
