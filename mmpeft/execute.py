@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmpeft.errors import MmpeftError, RunFailed
+from mmpeft.leases import PLACE
 from mmpeft.plan import Planned
 from mmpeft.records import Outcome, Record, Store, utc_now
 from mmpeft.spec import RunSpec
@@ -38,9 +39,6 @@ Report = Callable[[str], None]
 
 RUN = "mmpeft.run.run"
 POLL_SECONDS = 0.2
-PLACE = "MMPEFT_PLACE"
-"""The environment variable with a worker's number among its like, from 0: with several GPUs, which of them is its own."""
-
 DEATHS_ALLOWED = 1
 """How many workers may die in a run before it counts as failed: one may be an accident."""
 DEATHS_BETWEEN_RUNS_ALLOWED = 3

@@ -21,6 +21,8 @@ from typing import Any
 
 HEARTBEAT_SECONDS = 5.0
 EXPIRY_SECONDS = 60.0
+PLACE = "MMPEFT_PLACE"
+"""The environment variable with a worker's number among its like, from 0: with several GPUs, which of them is its own."""
 
 
 @contextmanager

@@ -26,8 +26,8 @@ from mmpeft.contract import Watch
 from mmpeft.entry import ModelEntry
 from mmpeft.errors import MmpeftError
 from mmpeft.evaluate import evaluate
-from mmpeft.execute import PLACE
 from mmpeft.features import OpenedLater
+from mmpeft.leases import PLACE
 from mmpeft.loading import Loaded
 from mmpeft.monitor import Monitor, asked_on_the_way, due, provenance
 from mmpeft.plan import Planned
