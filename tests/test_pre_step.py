@@ -167,7 +167,7 @@ def test_two_processes_with_weights_in_shards_make_the_pre_step_of_one(
 
 def test_a_run_by_several_processes_has_its_pre_step_made_first_and_says_why_that_failed(cache: Path) -> None:
     odd = {**PRE_STEP, "train": {**PRE_STEP["train"], "batch_size": 3}}
-    with pytest.raises(MmpeftError, match="3 examples cannot be dealt out to 2 processes × passes"):
+    with pytest.raises(MmpeftError, match="3 examples cannot be dealt out to 2 processes × 1 passes"):
         Launch(cache, 2)(spec_of(pre_step=odd))
     assert not path_of(spec_of(pre_step=odd)).exists()
 

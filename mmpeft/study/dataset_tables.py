@@ -48,7 +48,7 @@ def size_table() -> Table:
     ]
     links = [f'<a href="{escape(str(row["home"]))}">{row["dataset"]}</a>' for row in rows]
     frame = pd.DataFrame(rows)
-    return Table(frame, _fitted(frame.drop(columns="home").assign(dataset=links)))
+    return Table(frame, to_html(frame.drop(columns="home").assign(dataset=links), index=False, fitted=True))
 
 
 def place_table() -> Table:
@@ -88,9 +88,4 @@ def wording_table(dataset: str = "") -> Table:
 
 def _table(rows: Sequence[Mapping[str, object]]) -> Table:
     frame = pd.DataFrame(rows)
-    return Table(frame, _fitted(frame))
-
-
-def _fitted(frame: pd.DataFrame) -> str:
-    """The table as wide as its place: what is long goes on in the next line."""
-    return to_html(frame, index=False).replace('class="', 'class="fitted ', 1)
+    return Table(frame, to_html(frame, index=False, fitted=True))

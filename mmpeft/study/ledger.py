@@ -107,6 +107,9 @@ def said(found: Sequence[Judged], claim_id: str, *, numbers: bool = False) -> Pr
     return Prose(f"{text} {told}." if told else text)
 
 
+CONTRAST = "the contrast that says least for it"
+
+
 def verdict_table(found: Sequence[Judged]) -> Table:
     """The ledger: a row a claim with verdict, the decisive contrast and its interval, runs, and the page that has them."""
     rows = [
@@ -129,8 +132,8 @@ def verdict_table(found: Sequence[Judged]) -> Table:
         interval=_with_words(frame["interval"], frame["contrast"]),
         page=[f'<a href="{name}.html">{name}</a>' for name in frame["page"]],
     )
-    names = {"interval": "the contrast that says least for it"}
-    return Table(frame, to_html(shown.drop(columns=["reason", "where", "contrast"]).rename(columns=names), index=False))
+    shown = shown.drop(columns=["reason", "where", "contrast"]).rename(columns={"interval": CONTRAST})
+    return Table(frame, to_html(shown, index=False, fitted=True))
 
 
 def _with_words(cells: Iterable[str], words: Iterable[str]) -> list[str]:
@@ -208,7 +211,7 @@ def printed(number: int) -> pd.DataFrame:
         table = table.assign(**{name: values}).assign(
             **{name: lambda rows, name=name, within=within: rows.groupby(within)[name].rank("dense").fillna(1).astype(int)}
         )
-    return table.assign(epoch=table["dataset"].str.extract(r"epoch (\d+)$")[0].fillna(0).astype(int))
+    return table.assign(epoch=table["dataset"].str.extract(r"epoch (\d+)$")[0].astype(float).fillna(0).astype(int))
 
 
 def cases(contrast: Published, margin: float) -> list[Case]:

@@ -279,9 +279,10 @@ def _with_connector(results: Results, variant: Variant, connector: str) -> Varia
     return other if other in results.variants else None
 
 
-def to_html(table: pd.DataFrame, *, index: bool = True) -> str:
-    """The table as HTML; cells may hold markup."""
-    html: str = table.to_html(escape=False, border=0, index=index, na_rep="", classes="report")
+def to_html(table: pd.DataFrame, *, index: bool = True, fitted: bool = False) -> str:
+    """The table as HTML; cells may hold markup. A fitted one breaks its lines to the width of its place."""
+    classes = ["fitted", "report"] if fitted else "report"
+    html: str = table.to_html(escape=False, border=0, index=index, na_rep="", classes=classes)
     return html
 
 

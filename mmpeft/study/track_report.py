@@ -85,8 +85,9 @@ def moments_table(tracks: Tracks, what: str, moments: Sequence[int | str] = MOME
         shown = {name: {"best epoch": _range(best.get(name, [])), **cells} for name, cells in shown.items()}
     blind = chance(tracks, what, measure)
     if blind is not None:
-        rows = {RANDOM_ANSWER: {str(moment): blind for moment in moments}, **rows}
-        first = {"best epoch": DASH} if "best" in moments else {}
+        unknown = {"best epoch": float("nan")} if "best" in moments else {}
+        rows = {RANDOM_ANSWER: unknown | {str(moment): blind for moment in moments}, **rows}
+        first = dict.fromkeys(unknown, DASH)
         shown = {RANDOM_ANSWER: first | {str(moment): percent(blind) for moment in moments}, **shown}
     gaps = smallest(leads(tracks, what, moments, measure))
     told = [f"At each moment the highest row over each other one. {text}" for text in gaps]
