@@ -40,7 +40,12 @@ def counted() -> Results:
     return results_of(ASKED, by_count)
 
 
-SIZES = [("tiny", known_dims("tiny-llava")), ("small", known_dims("smolvlm-256m")), ("paper", VICUNA_7B)]
+SIZES = [
+    ("tiny", known_dims("tiny-llava")),
+    ("small", known_dims("smollm2-llava")),
+    ("small-hub", known_dims("smolvlm-256m")),
+    ("paper", VICUNA_7B),
+]
 
 
 @pytest.mark.parametrize(("scale", "dims"), SIZES)

@@ -15,7 +15,7 @@ from mmpeft.spec import RunSpec, run_id
 from mmpeft.tasks import REAL
 
 PARAMS = Path(__file__).resolve().parent.parent / "params"
-SCALES = ["smoke", "tiny", "small", "paper"]
+SCALES = ["smoke", "tiny", "small", "small-hub", "paper"]
 
 SMALL: dict[str, Any] = {
     "question": "try",
@@ -109,7 +109,7 @@ def test_the_papers_scale_has_the_papers_settings() -> None:
     assert sizes["adapter"] == {"name": "adapter", "bottleneck_size": 256, "dropout": 0.05}
 
 
-@pytest.mark.parametrize("scale", ["small", "paper", "paper-tuned"])
+@pytest.mark.parametrize("scale", ["small-hub", "paper", "paper-tuned"])
 @pytest.mark.parametrize("name", questions())
 def test_no_run_asks_a_downloaded_task_for_more_than_it_holds(name: str, scale: str) -> None:
     """By the authors' numbers, less what dev takes of train; that share is drawn picture by picture, so not exact."""
@@ -337,7 +337,7 @@ def test_what_a_question_says_at_a_scale_wins_over_the_scale_and_over_itself() -
 
 @pytest.mark.parametrize("name", questions())
 def test_at_scale_is_the_same_through_files_and_through_a_notebook(name: str) -> None:
-    for scale in ("smoke", "small", "paper"):
+    for scale in ("smoke", "small", "small-hub", "paper"):
         written = read(PARAMS / f"{name}.yaml") | read(scale_file(scale))
         loaded = load_question(name, scale)
         assert Question.from_parameters(written) == Question.load(PARAMS / f"{name}.yaml", scale_file(scale)) == loaded

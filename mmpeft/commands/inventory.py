@@ -1,6 +1,7 @@
 """The commands about what there is: datasets, models, counts, doctor, base."""
 
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,20 +152,18 @@ def base(
     to: Annotated[Path | None, typer.Option("--out", help="Its folder; by default the package's own.")] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Make it anew though the package has one.")] = False,
 ) -> None:
-    """Make a base model from nothing: about an hour on two cores.
+    """Make a base model from pip packages: about an hour on two cores.
 
     Another base has another fingerprint, and every record names the fingerprint of its base: runs of the
     packaged one no longer count for it.
     """
     from mmpeft.registry import DATA
 
-    makers = ("tiny-llava",)
+    makers = {"tiny-llava": "mmpeft.mini.base", "smollm2-llava": "mmpeft.mini.smollm2"}
     if name not in makers:
         raise unknown("base", name, makers)
     folder = to if to is not None else DATA / name
     if (folder / "model.safetensors").exists() and not replace:
         raise MmpeftError(f"{folder} holds a base already; give another folder (--out FOLDER) or say --replace.")
-    from mmpeft.mini.base import make
-
-    make(folder)
+    import_module(makers[name]).make(folder)
     out.print(folder, soft_wrap=True)
