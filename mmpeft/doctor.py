@@ -140,21 +140,24 @@ def _weights() -> Iterator[Check]:
     """Whether the packaged base and the vision encoder are, byte for byte, those that records name."""
     try:
         from mmpeft.loading import fingerprint_of
+        from mmpeft.models import MODELS, Packaged
         from mmpeft.registry import DATA, fingerprint
         from mmpeft.vision import LiteEncoder, LiteEncoderConfig
     except ImportError as error:
         yield Check("weights", "failed", f"cannot be read: {error}", REINSTALL)
         return
-    for folder in sorted(path.parent for path in DATA.glob("*/config.json")):
-        yield _try(f"base {folder.name}", partial(_same, folder, fingerprint, fingerprint_of))
+    for name, model in MODELS.items():
+        if isinstance(model.source, Packaged):
+            found_in = partial(fingerprint_of, DATA / name, model.source.language_model)
+            yield _try(f"base {name}", partial(_same, name, fingerprint, found_in))
     if not (DATA / "tiny-llava" / "model.safetensors").exists():
         yield Check("base tiny-llava", "failed", "no weights", "python -m mmpeft base tiny-llava, or reinstall mmpeft")
     yield _try("vision encoder", lambda: _loaded(LiteEncoder(LiteEncoderConfig())))
 
 
-def _same(folder: Path, named: Callable[[str], str], found_in: Callable[[Path], str]) -> str:
+def _same(name: str, named: Callable[[str], str], found_in: Callable[[], str]) -> str:
     """The fingerprint of a packaged base, if it is the one that records name."""
-    expected, found = named(folder.name), found_in(folder)
+    expected, found = named(name), found_in()
     if found != expected:
         raise ValueError(f"fingerprint {found}, expected {expected}")
     return found

