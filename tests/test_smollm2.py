@@ -1,0 +1,109 @@
+"""smollm2-llava: what its card says is true of its weights, and real runs at `small` keep their contract, where the model is."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmpeft.calc import costed, sizes_of
+from mmpeft.features import digest_of
+from mmpeft.files import cache_folder
+from mmpeft.loading import fingerprint_of
+from mmpeft.mini import card as cards
+from mmpeft.mini.smollm2 import NAME
+from mmpeft.models import MODELS, Packaged, load
+from mmpeft.models.base import DATA
+from mmpeft.plan import load_question
+from mmpeft.registry import fingerprint
+from mmpeft.run import run
+from mmpeft.tasks import MINI, TASKS
+from mmpeft.wheel import kept_at, tokenizer_of
+
+torch.set_num_threads(1)
+
+SOURCE = MODELS[NAME].source
+assert isinstance(SOURCE, Packaged) and SOURCE.language_model is not None
+CACHE = cache_folder()  # the user's; the session's own, which conftest sets, is empty
+THERE = (kept_at(SOURCE.language_model) / "sha256.json").exists() or (CACHE / "packages" / SOURCE.language_model.file).exists()
+CASES = {"lora": False, "adapter": True, "ia3": False, "prefix": True}
+"""Methods, and whether the connector is tuned: each once, since a run takes seconds here; test_models.py crosses them."""
+
+
+@pytest.fixture(scope="module")
+def language_model(cache_of_the_session: Path) -> None:
+    """The language model of the user's cache, seen from the session's."""
+    if not THERE:
+        pytest.skip(f"no language model: pip install --no-deps --target {CACHE / 'packages'} {SOURCE.language_model.package}")
+    for name in ("language_models", "packages"):
+        if (CACHE / name).exists() and not (cache_of_the_session / name).exists():
+            os.symlink(CACHE / name, cache_of_the_session / name)
+
+
+@pytest.fixture(scope="module")
+def card() -> dict[str, Any]:
+    return json.loads((DATA / NAME / "card.json").read_text(encoding="utf-8"))
+
+
+def test_the_card_is_that_of_the_weights(card: dict[str, Any]) -> None:
+    assert card["fingerprint"] == fingerprint(NAME) == fingerprint_of(DATA / NAME, SOURCE.language_model)
+    assert fingerprint_of(DATA / NAME) != fingerprint(NAME), "the language model's own hash must count"
+    made = json.loads((DATA / NAME / "curve.json").read_text(encoding="utf-8"))
+    assert (DATA / NAME / "README.md").read_text(encoding="utf-8") == cards._prose(NAME, card, made)
+
+
+def test_the_base_names_things_better_than_chance(card: dict[str, Any]) -> None:
+    naming = card["abilities"]["what"]
+    error = math.sqrt(naming["accuracy"] * (1 - naming["accuracy"]) / naming["num_questions"])
+    assert naming["accuracy"] - 3 * error > naming["majority"]
+    assert cards.above_majority(naming)
+
+
+def test_an_ability_that_beats_the_most_frequent_answer_by_luck_is_not_told_apart() -> None:
+    assert cards.above_majority({"accuracy": 0.70, "majority": 0.5, "num_questions": 60})
+    assert not cards.above_majority({"accuracy": 0.60, "majority": 0.5, "num_questions": 60})
+    assert not cards.above_majority({"accuracy": 0.02, "majority": 0.0, "num_questions": 60})
+
+
+def test_the_calculator_counts_its_parts(card: dict[str, Any]) -> None:
+    assert NAME in costed()
+    sizes = sizes_of(NAME)
+    found = {"decoder": sizes.dims.num_parameters, "connector": sizes.connector, "vision_encoder": sizes.vision_encoder}
+    assert found == card["parameters"]
+    assert sizes.encoder_flops == 0
+
+
+@pytest.mark.usefixtures("language_model")
+def test_it_sees_with_the_eyes_of_tiny_llava() -> None:
+    ours, theirs = load(NAME), load("tiny-llava")
+    assert digest_of(ours.model.model.vision_tower.encoder) == digest_of(theirs.model.model.vision_tower.encoder)
+    assert {p.dtype for p in ours.model.parameters()} == {torch.float32}
+    assert ours.tokenizer.convert_ids_to_tokens([ours.image_token_id, ours.end_of_answer_id]) == ["<image>", "<|im_end|>"]
+
+
+@pytest.mark.usefixtures("language_model")
+def test_every_answer_fits_in_what_a_task_lets_it_say() -> None:
+    tokenizer = tokenizer_of(SOURCE.language_model)
+    for name in MINI:
+        answers = sorted({example.answer for split in ("dev", "test") for example in TASKS[name].all_examples(split)})
+        longest = max(len(ids) for ids in tokenizer(answers, add_special_tokens=False)["input_ids"])
+        assert longest <= TASKS[name].max_new_tokens, name
+
+
+@pytest.mark.usefixtures("language_model")
+@pytest.mark.parametrize(("method", "tuned"), CASES.items())
+def test_a_run_at_small_keeps_its_contract(method: str, tuned: bool) -> None:
+    planned = load_question("method", "small").specs()
+    spec = next(each for each in planned if (each.method.name, each.connector.tuned) == (method, tuned))
+    few = spec.train.model_copy(update={"num_examples": 4, "num_steps": 2, "batch_size": 2})
+    asked = spec.eval.model_copy(update={"num_examples": 2})
+    record, rows, _ = run(spec.model_copy(update={"train": few, "eval": asked}))
+    assert record.status == "ok"
+    assert record.spec.train.precision == "bf16"
+    trained = {part for part, count in record.contract["trainable"].items() if count}
+    assert trained == {"prompt" if method == "prefix" else "language_model", *(["connector"] if tuned else [])}
+    assert record.contract["frozen_unchanged"] and not record.contract["without_gradient"]
+    assert len(record.curve) == len(rows) == 2
