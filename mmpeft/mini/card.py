@@ -93,7 +93,8 @@ def captions(loaded: Loaded, num_examples: int | None = None) -> dict[str, float
     encoder = encoder_for(loaded, task, asked, 512, progress=True)
     scores, rows = evaluate(loaded.model, encoder, task, asked, None, 200)
     exact = sum(r["prediction"] == r["answers"][0] for r in rows) / len(rows)
-    return {"cider_d": scores["score"], "exact": exact, "constant": task.baselines(num_examples)["majority"], "num_examples": len(asked)}
+    constant = task.baselines(num_examples)["majority"]
+    return {"cider_d": scores["score"], "exact": exact, "constant": constant, "num_examples": len(asked)}
 
 
 def zero_shot(loaded: Loaded, num_examples: int | None = None) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -27,10 +28,11 @@ from transformers import LlamaConfig, LlavaConfig
 from mmpeft.attach import attach, parameter_groups
 from mmpeft.batches import Encoder
 from mmpeft.checkpoints import Checkpointer
+from mmpeft.features import prepare
 from mmpeft.files import cache_folder, in_its_place, write_whole
 from mmpeft.loading import Loaded, assembled, behind_image_token, fingerprint_of
 from mmpeft.methods import METHODS
-from mmpeft.mini.base import base_pictures
+from mmpeft.mini.base import base_pictures, encoder_store
 from mmpeft.mini.captions import PROMPT as CAPTION_PROMPT
 from mmpeft.mini.card import measure
 from mmpeft.mini.curriculum import picture_row
@@ -79,18 +81,22 @@ def configuration(language_model: Wheel) -> LlavaConfig:
     )
 
 
+def eyes(vision_encoder: str) -> dict[str, Tensor]:
+    """The statistics of tiny-llava's vision encoder, by their names under this path: with them it gives the same features."""
+    seen = load_file(DATA / EYES / "model.safetensors")
+    return {name: tensor for name, tensor in seen.items() if name.startswith(f"{vision_encoder}.")}
+
+
 def started(language_model: Wheel) -> Loaded:
     """The model before it learns: the decoder, the eyes with their statistics, a random connector."""
     config, entry = configuration(language_model), MODELS[NAME].entry
     weights, tokenizer = behind_image_token(language_model, entry.image_token, config.text_config.vocab_size)
-    seen = load_file(DATA / EYES / "model.safetensors")
-    eyes = {name: tensor for name, tensor in seen.items() if name.startswith(f"{entry.vision_encoder}.")}
     width, channels = config.text_config.hidden_size, config.vision_config.hidden_size
     connector: dict[str, Tensor] = {}
     for name, inputs in (("linear_1", channels), ("linear_2", width)):
         layer = torch.nn.Linear(inputs, width)
         connector |= {f"{entry.connector}.{name}.{what}": tensor for what, tensor in layer.state_dict().items()}
-    return assembled(entry, config, weights | eyes | connector, tokenizer)
+    return assembled(entry, config, weights | eyes(entry.vision_encoder) | connector, tokenizer)
 
 
 def places(table: Tensor, ids: Callable[[str], list[int]], share: float) -> Tensor:
@@ -150,8 +156,10 @@ def make(folder: Path, recipe: Recipe | None = None, workers: int = 2, log: Call
         log(row)
 
     loaded = started(source.language_model)
-    wanted = base_pictures()
-    gallery = hang(loaded.features(), wanted)
+    wanted, seen = base_pictures(), eyes(loaded.entry.vision_encoder)
+    make_store = partial(encoder_store, *(seen[f"{loaded.entry.vision_encoder}.{name}"] for name in ("mean", "std")))
+    prepare(make_store, wanted, workers)
+    gallery = hang(make_store(), wanted)
     _align(loaded, gallery, recipe, bench, keep)
     pictures = [picture_id for _, ids in wanted for picture_id in ids]
     encoder = Encoder(loaded, dict(zip(pictures, gallery.patches, strict=True)), recipe.train.max_length)
@@ -223,8 +231,7 @@ def _write(loaded: Loaded, language_model: Wheel, made: dict[str, Any], folder: 
     entry, state = loaded.entry, loaded.model.state_dict()
     own = {name: tensor.cpu() for name, tensor in state.items() if name.startswith(f"{entry.connector}.")}
     own = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in own.items()}
-    eyes = load_file(DATA / EYES / "model.safetensors")
-    own |= {name: tensor for name, tensor in eyes.items() if name.startswith(f"{entry.vision_encoder}.")}
+    own |= eyes(entry.vision_encoder)
     with in_its_place(folder / "model.safetensors") as temporary:
         save_file(own, temporary, metadata={"format": "pt"})
     loaded.model.config.save_pretrained(str(folder))

@@ -1,5 +1,6 @@
-"""Models that need no hub: tiny-llava, whose weights are in the package; smollm2-llava, whose connector is, and whose language
-model is in another; toy, a random one for tests.
+"""Models that need no hub.
+
+tiny-llava: its weights are in the package. smollm2-llava: its connector is, its language model is in another one. toy: random.
 """
 
 import json
