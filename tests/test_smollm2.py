@@ -8,19 +8,27 @@ from typing import Any
 
 import pytest
 import torch
+from test_wheel import packed
 
+from mmpeft.batches import Encoder
 from mmpeft.calc import costed, sizes_of
+from mmpeft.errors import MmpeftError
 from mmpeft.features import digest_of
 from mmpeft.files import cache_folder
-from mmpeft.loading import fingerprint_of
+from mmpeft.loading import Loaded, fingerprint_of, from_folder
 from mmpeft.mini import card as cards
-from mmpeft.mini.smollm2 import NAME
+from mmpeft.mini import smollm2
+from mmpeft.mini.captions import BaseCaptions
+from mmpeft.mini.smollm2 import NAME, Recipe
+from mmpeft.mini.stages import Gallery, hang
 from mmpeft.models import MODELS, Packaged, load
-from mmpeft.models.base import DATA
+from mmpeft.models.base import DATA, Wheel
 from mmpeft.plan import load_question
 from mmpeft.registry import fingerprint
 from mmpeft.run import run
+from mmpeft.spec import TrainSpec
 from mmpeft.tasks import MINI, TASKS
+from mmpeft.tasks.mini_okvqa import MiniOKVQA
 from mmpeft.wheel import kept_at, tokenizer_of
 
 torch.set_num_threads(1)
@@ -107,3 +115,70 @@ def test_a_run_at_small_keeps_its_contract(method: str, tuned: bool) -> None:
     assert trained == {"prompt" if method == "prefix" else "language_model", *(["connector"] if tuned else [])}
     assert record.contract["frozen_unchanged"] and not record.contract["without_gradient"]
     assert len(record.curve) == len(rows) == 2
+
+
+PICTURES = [(task, [f"{task.name}/base/{i}" for i in range(6)]) for task in (MiniOKVQA(), BaseCaptions())]
+FEW_STEPS = Recipe(
+    align_steps=2,
+    train=TrainSpec(num_steps=5, batch_size=2, learning_rate=1e-2, max_length=400, precision="bf16"),
+)
+
+
+@pytest.fixture
+def invented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wheel:
+    """A small random language model in a package of its own, in a cache of its own."""
+    monkeypatch.setenv("MMPEFT_CACHE", str(tmp_path))
+    return packed(tmp_path)
+
+
+def learned(source: Wheel, bench: Path, stop_at: int | None = None) -> tuple[Loaded, Gallery]:
+    """The model after both stages on a few pictures; stopped where asked."""
+
+    def log(row: dict[str, Any]) -> None:
+        if stop_at and row["stage"] == "pictures" and row["step"] == stop_at:
+            raise KeyboardInterrupt
+
+    bench.mkdir(exist_ok=True)
+    torch.manual_seed(0)
+    loaded = smollm2.started(source)
+    gallery = hang(loaded.features(), PICTURES)
+    smollm2._align(loaded, gallery, FEW_STEPS, bench, log)
+    ids = [picture_id for _, each in PICTURES for picture_id in each]
+    encoder = Encoder(loaded, dict(zip(ids, gallery.patches, strict=True)), FEW_STEPS.train.max_length)
+    smollm2.learn(loaded, encoder, smollm2.questions(gallery, ids, 2, 0), FEW_STEPS, bench, log, every=1)
+    return loaded, gallery
+
+
+def test_the_connector_alone_learns_and_a_stopped_recipe_goes_on_where_it_was(invented: Wheel, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    before = smollm2.started(invented).model.to(torch.bfloat16).state_dict()
+    whole = learned(invented, tmp_path / "whole")[0].model.state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        learned(invented, tmp_path / "stopped", stop_at=3)
+    resumed = learned(invented, tmp_path / "stopped")[0].model.state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    moved = {name for name in whole if not torch.equal(whole[name].to(torch.bfloat16), before[name])}
+    assert moved == {name for name in whole if "multi_modal_projector" in name}
+
+
+def test_what_is_written_is_the_connector_and_comes_back_behind_the_same_language_model(invented: Wheel, tmp_path: Path) -> None:
+    made, _ = learned(invented, tmp_path / "bench")
+    folder, entry = tmp_path / "made", MODELS[NAME].entry
+    smollm2._write(made, invented, {"recipe": {}, "curve": []}, folder)
+    again = from_folder(folder, entry, invented)
+    there = {name: tensor.to(torch.bfloat16) for name, tensor in made.model.state_dict().items() if "vision_tower" not in name}
+    assert all(torch.equal(tensor.float(), again.model.state_dict()[name]) for name, tensor in there.items())
+    assert (folder / "model.safetensors").stat().st_size < 1_000_000
+    other = Wheel(invented.package, invented.file, "0" * 64)
+    with pytest.raises(MmpeftError, match=f"model {NAME}: the weights have fingerprint"):
+        from_folder(folder, entry, other)
+
+
+def test_it_is_asked_for_a_caption_of_every_scene_and_questions_of_every_picture(invented: Wheel) -> None:
+    gallery = hang(smollm2.started(invented).features(), PICTURES)
+    ids = [picture_id for _, each in PICTURES for picture_id in each]
+    examples = smollm2.questions(gallery, ids, 2, 0)
+    assert {example.picture_id for example in examples} == set(ids)
+    captioned = {example.picture_id for example in examples if example.prompt == smollm2.CAPTION_PROMPT}
+    assert captioned >= {picture_id for picture_id in ids if picture_id.startswith("base-captions")}
+    assert examples == smollm2.questions(gallery, ids, 2, 0) != smollm2.questions(gallery, ids, 2, 1)
