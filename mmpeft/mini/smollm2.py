@@ -146,7 +146,7 @@ def make(folder: Path, recipe: Recipe | None = None, workers: int = 2, log: Call
     assert isinstance(source, Packaged) and source.language_model is not None
     torch.set_num_threads(workers)
     torch.manual_seed(recipe.seed)
-    said = {**asdict(recipe), "train": recipe.train.model_dump(mode="json", exclude_defaults=True)}
+    said = {**asdict(recipe), "train": recipe.train.model_dump(mode="json")}
     bench = cache_folder() / "base" / hashlib.sha256(json.dumps([NAME, said]).encode()).hexdigest()[:12]
     bench.mkdir(parents=True, exist_ok=True)
 
