@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast, broadcast_object_list, gather_object, parse_flag_from_env
 from torch import Tensor, nn
+from transformers.integrations import unset_hf_deepspeed_config
 
 from mmpeft.batches import IGNORED
 from mmpeft.checkpoints import Checkpointer, generators, parameters_of
@@ -197,6 +198,7 @@ def _accelerator(spec: TrainSpec) -> Accelerator:
             "train_micro_batch_size_per_gpu": spec.batch_size // (accelerator.num_processes * spec.gradient_accumulation_steps),
             "gradient_clipping": spec.max_grad_norm,
         }
+        unset_hf_deepspeed_config()  # else transformers cuts whatever is made after it, a fresh base too
     return accelerator
 
 

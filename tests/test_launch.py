@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_multi_gpu_env
+from accelerate.utils import is_deepspeed_available
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from typer.testing import CliRunner
 
 from mmpeft.__main__ import app
@@ -21,6 +22,8 @@ from mmpeft.run import run
 from mmpeft.spec import RunSpec
 
 CONFIGURATIONS = sorted((params_folder() / "accelerate").glob("*.yaml"))
+needs_deepspeed = pytest.mark.skipif(not is_deepspeed_available(), reason="needs `pip install deepspeed`")
+SHARDED = ["fsdp", *(pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3"))]
 
 
 class Sharded(Launch):
@@ -31,8 +34,15 @@ class Sharded(Launch):
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", worker, folder]
 
     def _environment(self) -> dict[str, str]:
-        arguments = launch_command_parser().parse_args(["--config_file", str(self.accelerate), "no_script.py"])
-        return {**prepare_multi_gpu_env(_validate_launch_command(arguments)[0]), **super()._environment()}
+        given = launch_command_parser().parse_args(["--config_file", str(self.accelerate), "no_script.py"])
+        arguments, defaults, _ = _validate_launch_command(given)
+        if arguments.use_deepspeed:
+            arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
+            environment = prepare_deepspeed_cmd_env(arguments)[1]
+        else:
+            environment = prepare_multi_gpu_env(arguments)
+        on_cpu = {"ACCELERATE_TORCH_DEVICE": "cpu", "DS_ACCELERATOR": "cpu"}
+        return {**environment, **on_cpu, **super()._environment()}
 
 
 def spec_of(**train: Any) -> RunSpec:
@@ -69,12 +79,15 @@ def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
     assert len(store.predictions(planned.run_id)) == 4
 
 
+@pytest.mark.parametrize("name", SHARDED)
 @pytest.mark.parametrize(
     "method", [{"name": "lora", "r": 2}, {"name": "full"}, {"name": "prefix", "num_virtual_tokens": 3}], ids=lambda m: m["name"]
 )
-def test_two_processes_that_hold_half_of_every_weight_give_the_curve_of_one(tmp_path: Path, method: dict[str, Any]) -> None:
+def test_two_processes_that_hold_half_of_every_weight_give_the_curve_of_one(
+    tmp_path: Path, method: dict[str, Any], name: str
+) -> None:
     spec = RunSpec.from_dict({**spec_of().model_dump(), "method": method})
-    run_missing([Planned.of(spec)], store := Store(tmp_path), progress=False, run=Sharded(tmp_path, 2, configuration("fsdp")))
+    run_missing([Planned.of(spec)], store := Store(tmp_path), progress=False, run=Sharded(tmp_path, 2, configuration(name)))
     record = store.load(Planned.of(spec).run_id)
     assert record and record.status == "ok", record and record.error
     alone = run(spec).record
