@@ -133,13 +133,13 @@ def _scores(store: Store, planned: Iterable[Planned]) -> dict[str, TaskScores]:
 
 
 def variants_of(planned: Sequence[Planned]) -> dict[Variant, tuple[Planned, ...]]:
-    """The rows of a comparison, in the order of tables: runs that differ in task and seed alone are one row."""
+    """The rows of a comparison, in the order of tables, sizes as numbers: runs that differ in task and seed alone are one row."""
     order = list(METHODS)
     rows: dict[tuple[tuple[str, bool], tuple[tuple[str, Any], ...]], list[Planned]] = {}
     for run in planned:
         name = (run.spec.method.name, run.spec.connector.tuned)
         rows.setdefault((name, tuple(settings_of(run.spec).items())), []).append(run)
-    variants = {}
+    variants, places = {}, {}
     for (name, settings), runs in rows.items():
         others = [dict(other) for same, other in rows if same == name]
         differing = {k: v for k, v in settings if any(other.get(k) != v for other in others)}
@@ -148,7 +148,8 @@ def variants_of(planned: Sequence[Planned]) -> dict[Variant, tuple[Planned, ...]
         rank = 2 * order.index(method) + tuned
         variant = Variant(rank, METHODS[method].label, "tuned" if tuned else "frozen", detail)
         variants[variant] = tuple(runs)
-    return dict(sorted(variants.items()))
+        places[variant] = (rank, [(value is not None, value) for value in differing.values()])
+    return {variant: variants[variant] for variant in sorted(variants, key=places.__getitem__)}
 
 
 def settings_of(spec: RunSpec) -> dict[str, Any]:
