@@ -179,7 +179,7 @@ def costs_table(measurement: Measurement | None) -> Table:
                 **{f"{words}, of LoRA's": spread(values) for words, values in zip(COSTS.values(), found.values(), strict=True)},
             }
         )
-    return Table(pd.DataFrame(rows), to_html(pd.DataFrame(shown), index=False))
+    return Table(pd.DataFrame(rows), to_html(pd.DataFrame(shown), index=False, fitted=True))
 
 
 def _merges(row: Measured) -> str:

@@ -296,4 +296,4 @@ def paper_table(ledger: Ledger) -> Table:
             }
         )
     frame = pd.DataFrame(rows)
-    return Table(frame, to_html(frame.map(lambda value: escape(str(value))), index=False))
+    return Table(frame, to_html(frame.map(lambda value: escape(str(value))), index=False, fitted=True))
