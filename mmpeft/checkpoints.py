@@ -26,8 +26,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from mmpeft.errors import MmpeftError
-from mmpeft.files import in_its_place
-from mmpeft.records import shards_of
+from mmpeft.files import in_its_place, shards_of
 
 EVERY_STEPS = 100
 """Between two checkpoints, where a run goes on from one and nothing was said."""

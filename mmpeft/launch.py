@@ -3,8 +3,8 @@
     Launch(spec) ─► accelerate launch … -m mmpeft.launch FOLDER ─► run(spec) in every process ─► the first one's record
 
 The lease stays with the process that launches, so that engines need not know: a run on eight GPUs is a run. The processes
-train together (`mmpeft.train`) and share the questions (`mmpeft.evaluate`); each checks the whole model, and the first one's record
-counts. A pre-step that is missing is made before, by other processes of the same number.
+train together (`mmpeft.train`) and share the questions (`mmpeft.evaluate`); each checks the whole model, and the record of the
+first counts. A pre-step that is missing is made before, by other processes of the same number.
 """
 
 import json

@@ -27,12 +27,11 @@ from mmpeft.attach import attach, part_of
 from mmpeft.batches import Encoder
 from mmpeft.checkpoints import Checkpointer, keeper
 from mmpeft.errors import MmpeftError
-from mmpeft.files import cache_folder, in_its_place
+from mmpeft.files import cache_folder, forget_checkpoint, in_its_place
 from mmpeft.leases import lease
 from mmpeft.loading import Loaded
 from mmpeft.methods import METHODS
 from mmpeft.models import load
-from mmpeft.records import forget_checkpoint
 from mmpeft.registry import fingerprint, task_version
 from mmpeft.spec import PreStepSpec, RunSpec, parse
 from mmpeft.task import Example

@@ -14,7 +14,6 @@ A record is the last thing that a run writes: where there is one, the run is fin
 import gzip
 import hashlib
 import json
-import shutil
 import tempfile
 import time
 import warnings
@@ -31,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from mmpeft import leases
 from mmpeft.errors import MmpeftError, RunFailed
-from mmpeft.files import belonging, pack, waiting, write_whole
+from mmpeft.files import belonging, forget_checkpoint, pack, waiting, write_whole
 from mmpeft.plan import Planned, Question
 from mmpeft.spec import RunSpec
 
@@ -165,17 +164,6 @@ class Record(BaseModel):
         fields = self.model_dump(mode="json")
         lines = [f"{json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in fields.items()]
         return "{\n" + ",\n".join(lines) + "\n}\n"
-
-
-def shards_of(checkpoint: Path) -> Path:
-    """The folder beside a checkpoint for weights that several processes hold in pieces."""
-    return checkpoint.with_suffix(".shards")
-
-
-def forget_checkpoint(checkpoint: Path) -> None:
-    """Removes a checkpoint, if there is one, with its pieces."""
-    checkpoint.unlink(missing_ok=True)
-    shutil.rmtree(shards_of(checkpoint), ignore_errors=True)
 
 
 def _without_nan(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from mmpeft.__main__ import app
 from mmpeft.checkpoints import read
 from mmpeft.errors import MmpeftError
 from mmpeft.execute import run_missing
+from mmpeft.files import shards_of
 from mmpeft.launch import Launch, _cause, configuration, shards
 from mmpeft.plan import Planned, params_folder
-from mmpeft.records import Store, shards_of
+from mmpeft.records import Store
 from mmpeft.run import run
 from mmpeft.spec import RunSpec
 
