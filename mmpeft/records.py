@@ -14,6 +14,7 @@ A record is the last thing that a run writes: where there is one, the run is fin
 import gzip
 import hashlib
 import json
+import shutil
 import tempfile
 import time
 import warnings
