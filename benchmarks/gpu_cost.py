@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_cost.py --model llava-1.5-7b             every row; those already in the file are skipped
     python benchmarks/gpu_cost.py --model llava-1.5-13b --rows 'lora/*' 'ia3/both/*' --minutes 9
-    python benchmarks/gpu_cost.py --model llava-1.5-7b --tiny --steps 2 --most 4      the same on a CPU, in seconds
+    python benchmarks/gpu_cost.py --tiny --scale smoke --store FOLDER       a small model of the same architecture, on any machine
 
 A row is a method, where it sits, and whether the connector is tuned, at the sizes of a scale. For each the model is made at
 full size with random weights on the device itself, in the number formats of a run: what a step costs does not depend on the
@@ -14,11 +14,12 @@ written when it is done, so that a stop costs one.
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -57,8 +58,8 @@ PADDING, BEFORE_PICTURE = 4, 8
 VERSIONS = ("python", "torch", "transformers", "peft", "accelerate")
 
 
-def asked(model: str, scale: str) -> list[RunSpec]:
-    """Every method, at each location it has, with a frozen and a tuned connector, on every task of the scale."""
+def asked(model: str, scale: str, task: str | None = None) -> list[RunSpec]:
+    """Every method, at each location it has, with a frozen and a tuned connector; by default on the task of the longest texts."""
     variants = [
         {"method": {"name": name}, "location": place, "connector": connector}
         for name, kind in METHODS.items()
@@ -66,7 +67,9 @@ def asked(model: str, scale: str) -> list[RunSpec]:
         for connector in (("frozen", "tuned") if kind.trains and not kind.tunes_connector else ("frozen",))
     ]
     fields = {"question": "costs", "scale": scale, "model": model, "variants": variants, "seeds": [0]}
-    return Question.from_parameters(fields).specs()
+    question = Question.from_parameters(fields)
+    longest = max(question.tasks, key=lambda name: words_of(name).prompt + words_of(name).answer)
+    return question.model_copy(update={"tasks": [task or longest]}).specs()
 
 
 def name_of(spec: RunSpec) -> str:
@@ -98,7 +101,7 @@ def matrix_peak(device: torch.device) -> float:
     best = 0.0
     for size in (4096, 8192, 16_384) if device.type == "cuda" else (512,):
         a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
-        for _ in range(6):  # the first one warms up, and is never the best
+        for _ in range(6):  # the first one warms up
             start = synchronize(device)
             for _ in range(10):
                 a @ b
@@ -187,16 +190,14 @@ class Bench:
         one_pass = {"num_epochs": None, "num_steps": number, "batch_size": size, "gradient_accumulation_steps": 1}
         train(
             self.model,
-            parameter_groups(
-                self.model, self.loaded.entry, self.spec.train.learning_rate, self.spec.connector.learning_rate
-            ),
+            parameter_groups(self.model, self.loaded.entry, self.spec.train.learning_rate, self.spec.connector.learning_rate),
             [Example(example_id="", picture_id="", prompt="", answer="", answers=())],
             lambda examples: inputs,
             self.spec.train.model_copy(update=one_pass),
             seed=0,
             at_step=lambda step: clock.append(synchronize(self.device)),
         )
-        return [later - earlier for earlier, later in zip(clock, clock[1:], strict=False)]
+        return [later - earlier for earlier, later in pairwise(clock)]
 
     def fits(self, size: int) -> bool:
         """Whether steps of so many examples have memory enough."""
@@ -212,8 +213,8 @@ class Bench:
         return enough
 
     def release(self) -> None:
-        """Gives back what a step left, a failed one too."""
-        self.model.zero_grad()
+        """Gives back what a step left, one that broke off too."""
+        self.model.eval().zero_grad()
         clear_device_cache(garbage_collection=True)
 
     def answering(self, size: int, num_new_tokens: int, repetitions: int) -> Answering:
@@ -279,93 +280,93 @@ def _found(bench: Bench, settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def started(path: Path, fresh: Callable[[], GpuCosts], settings: dict[str, Any], environment: dict[str, Any]) -> GpuCosts:
-    """What is in the file, else a fresh beginning.
+def settings_of(arguments: argparse.Namespace, rows: Sequence[RunSpec]) -> dict[str, Any]:
+    """How the rows are measured; a step is one pass of the scale's."""
+    train = next(spec.train for spec in rows if spec.method.trains)
+    most = arguments.most or train.batch_size
+    return {
+        "scale": arguments.scale,
+        "task": rows[0].task,
+        "num_rows": len(rows),
+        "precision": train.precision,
+        "attention_implementation": train.attention_implementation,
+        "batch_size": min(train.batch_size // train.gradient_accumulation_steps, most),
+        "most": most,
+        "num_steps": arguments.steps,
+        "answers": arguments.answers or rows[0].eval.batch_size,
+        "num_new_tokens": arguments.new_tokens,
+        "repetitions": arguments.repetitions,
+    }
+
+
+def begun(path: Path, model: Model, settings: dict[str, Any], device: torch.device) -> GpuCosts:
+    """What is in the file, else a file without rows.
 
     Raises:
         MmpeftError: What is there was measured otherwise, and does not go together with more rows.
     """
-    found = load(path)
+    environment, found = run.environment(), load(path)
     if found is None:
-        return fresh()
-    now = {**settings, **{name: environment[name] for name in VERSIONS}}
-    before = {**found.settings, **{name: found.environment.get(name) for name in VERSIONS}}
-    if others := [f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]]:
-        raise MmpeftError(f"{path.name} was measured with {'; '.join(others)}; remove it, or name another --store.")
+        encoder = on_meta(model).get_submodule(model.entry.vision_encoder)
+        sizes = sizes_in(model, sum(p.numel() for p in encoder.parameters()))
+        words = words_of(settings["task"])
+        return GpuCosts(
+            model=model.entry.name,
+            settings=settings,
+            environment=environment,
+            measured_at=utc_now(),
+            device=environment["device"],
+            memory_bytes=memory_of(device),
+            matrix_flops=matrix_peak(device),
+            sizes=sizes,
+            shape=sizes.shape(words.prompt, words.answer),
+            rows=[],
+        )
+    now = settings | {name: environment[name] for name in VERSIONS}
+    before = found.settings | {name: found.environment.get(name) for name in VERSIONS}
+    if others := [f"{name} {before.get(name)} (now {now[name]})" for name in now if before.get(name) != now[name]]:
+        raise MmpeftError(f"{path.name} was measured with {', '.join(others)}: remove it, or name another --store.")
     return found
 
 
-def told(costs: GpuCosts, row: Cost) -> str:
-    """One line about a row."""
-    where = f"{row.name}, {row.location}, {'tuned' if row.connector_tuned else 'frozen'}"
-    if row.error:
-        return f"{where}: {row.error}"
-    trained = f"{median(row.step_seconds):.3f} s a step of {row.batch_size}" if row.step_seconds else "no step"
-    return f"{where}: {trained}, {row.peak_memory_bytes / 2**30:.1f} GiB, largest batch {row.largest_batch}"
-
-
 def measure(arguments: argparse.Namespace) -> GpuCosts:
-    """All rows that are asked and not there yet, each written when it is done."""
-    begun, device = time.monotonic(), run.own_device()
+    """All rows that are asked for and not there yet, each written when it is done."""
+    start, longest, device = time.monotonic(), 0.0, run.own_device()
     model = shrunk(known(arguments.model)) if arguments.tiny else known(arguments.model)
-    encoder = on_meta(model).get_submodule(model.entry.vision_encoder)
-    sizes = sizes_in(model, sum(p.numel() for p in encoder.parameters()))
-    specs = asked(arguments.model, arguments.scale)
-    shapes = {spec.task: sizes.shape(words_of(spec.task).prompt, words_of(spec.task).answer) for spec in specs}
-    task = arguments.task or max(shapes, key=lambda name: shapes[name].num_tokens)
-    rows = [spec for spec in specs if spec.task == task]
-    step = next(spec.train for spec in rows if spec.method.trains)
-    settings: dict[str, Any] = {
-        "scale": arguments.scale,
-        "task": task,
-        "precision": step.precision,
-        "attention_implementation": step.attention_implementation,
-        "batch_size": min(step.batch_size // step.gradient_accumulation_steps, arguments.most or step.batch_size),
-        "most": arguments.most or step.batch_size,
-        "answers": arguments.answers or rows[0].eval.batch_size,
-        "num_steps": arguments.steps,
-        "num_new_tokens": arguments.new_tokens,
-        "repetitions": arguments.repetitions,
-        "num_rows": len(rows),
-    }
-    environment = run.environment()
-    path = path_of(Path(arguments.store), environment["device"], model.entry.name)
-    fresh = partial(
-        GpuCosts,
-        model=model.entry.name,
-        settings=settings,
-        environment=environment,
-        measured_at=utc_now(),
-        device=environment["device"],
-        memory_bytes=memory_of(device),
-        sizes=sizes,
-        shape=shapes[task],
-        rows=[],
-    )
-    costs = started(path, lambda: fresh(matrix_flops=matrix_peak(device)), settings, environment)
-    done = [row for row in costs.rows if not row.error]
+    rows = asked(arguments.model, arguments.scale, arguments.task)
     chosen = [spec for spec in rows if any(fnmatch(name_of(spec), pattern) for pattern in arguments.rows)]
-    missing = [spec for spec in chosen if (spec.method, spec.location, spec.connector.tuned) not in _places(done)]
     if not chosen:
-        raise MmpeftError(f"--rows: none of them is {' or '.join(arguments.rows)}; there are {', '.join(map(name_of, rows))}.")
-    longest = 0.0
+        raise MmpeftError(f"--rows: none is {' or '.join(arguments.rows)}; there are {', '.join(map(name_of, rows))}.")
+    settings = settings_of(arguments, rows)
+    path = path_of(Path(arguments.store), run.environment()["device"], model.entry.name)
+    costs = begun(path, model, settings, device)
+    done = [what(row) for row in costs.rows if not row.error]
+    missing = [spec for spec in chosen if (spec.method, spec.location, spec.connector.tuned) not in done]
     for number, spec in enumerate(missing):
-        start = time.monotonic()
-        if start - begun + longest > 60 * arguments.minutes:
-            print(f"out of time: {len(missing) - number} rows are left; the same command goes on with them")
+        before = time.monotonic()
+        if before - start + longest > 60 * arguments.minutes:
+            print(f"out of time with {len(missing) - number} rows left: the same command goes on with them")
             break
-        row = measured(spec, model, shapes[task], device, settings)
-        others = [each for each in costs.rows if _places([each]) != _places([row])]
-        costs = costs.model_copy(update={"rows": [*others, row]})
+        row = measured(spec, model, costs.shape, device, settings)
+        costs = costs.model_copy(update={"rows": [*(each for each in costs.rows if what(each) != what(row)), row]})
         costs.save(path)
-        longest = max(longest, time.monotonic() - start)
-        print(told(costs, row), flush=True)
+        longest = max(longest, time.monotonic() - before)
+        print(f"{name_of(spec)}: {told(row)}", flush=True)
     print(f"{len(costs.rows)} of {len(rows)} rows: {os.path.relpath(path)}")
     return costs
 
 
-def _places(rows: Sequence[Cost]) -> set[Any]:
-    return {(row.method, row.location, row.connector_tuned) for row in rows}
+def what(row: Cost) -> tuple[Any, ...]:
+    """Which configuration a row is about."""
+    return row.method, row.location, row.connector_tuned
+
+
+def told(row: Cost) -> str:
+    """A row in a few words."""
+    if row.error or not row.step_seconds:
+        return row.error or ("nothing trains" if row.largest_batch is None else "not even one example fits")
+    step = f"{median(row.step_seconds):.3f} s a step of {row.batch_size}"
+    return f"{step}, {row.peak_memory_bytes / 2**30:.1f} GiB, largest batch {row.largest_batch}"
 
 
 def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -387,4 +388,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    measure(parsed())
+    try:
+        measure(parsed())
+    except MmpeftError as error:
+        sys.exit(f"gpu_cost: {error}")

@@ -184,7 +184,7 @@ def on_meta(model: Model) -> nn.Module:
 
 
 def at_random(model: Model, device: torch.device, precision: Precision = "fp32") -> Loaded:
-    """The model at its full size with random weights, made in this precision on the device itself: what it costs, it costs so too.
+    """The model at its full size with random weights, made in this precision on the device itself, for what it costs.
 
     Its tokenizer is tiny-llava's, whose ids are among the model's.
     """

@@ -7,11 +7,13 @@ card's sheet and the share of it that is assumed (`USED_SHARE`); a device withou
 
 import re
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from mmpeft.calc import GIB, Setup, Shape, Sizes, answering_memory, forward_flops, step_flops, step_memory
 from mmpeft.plan import project_root
@@ -22,6 +24,12 @@ from mmpeft.study.report import DASH, THIN, Prose, Table, listed, percent, to_ht
 
 FOLDER = "results/costs"
 COMMAND = "python benchmarks/gpu_cost.py --model llava-1.5-7b"
+
+NOTE = (
+    "Medians; below them what the calculator says. Tokens are those of pictures, texts and padding. The peak is that of large "
+    "matrix products on the same card. The largest batch goes through in one pass; ≥: more was not tried. Answers wait for "
+    "the first token, then come at so many tokens a second, those of a batch together."
+)
 
 
 class Answering(Part):
@@ -57,10 +65,10 @@ class Cost(Row):
 
     trainable_params: int = 0
     batch_size: int = 0
-    step_seconds: list[float] = []
+    step_seconds: list[float] = Field(default_factory=list)
     peak_memory_bytes: int = 0
     largest_batch: int | None = None
-    answering: list[Answering] = []
+    answering: list[Answering] = Field(default_factory=list)
     error: str = ""
     measured_at: str = ""
     git_commit: str | None = None
@@ -94,6 +102,11 @@ class GpuCosts(Series):
     def flops(self) -> float:
         """The speed that a share is taken of: the sheet's, else the measured one."""
         return GPUS[self.sheet].flops if self.sheet else self.matrix_flops
+
+    @property
+    def prompt(self) -> Shape:
+        """Of the sequences without their answers."""
+        return Shape(self.shape.num_tokens - self.shape.num_answer_tokens + 1, 1)
 
     def setup(self, row: Cost) -> Setup:
         """A row's configuration as the calculator knows it."""
@@ -137,8 +150,8 @@ def _provenance(costs: GpuCosts) -> str:
     commits = dict.fromkeys(row.git_commit or "unknown" for row in costs.rows)
     return (
         f"**{costs.model}, random weights**, {len(costs.rows)} of {s['num_rows']} rows · {costs.device}, "
-        f"{costs.memory_bytes / GIB:.0f} GiB, {costs.matrix_flops / 1e12:,.3g} TFLOP/s in large matrix products · sizes of the scale "
-        f"{s['scale']}, {s['precision']}, {costs.shape.num_tokens} tokens a sequence as in {s['task']} · "
+        f"{costs.memory_bytes / GIB:.0f} GiB, {costs.matrix_flops / 1e12:.3g} TFLOP/s in large matrix products · "
+        f"sizes of the scale {s['scale']}, {s['precision']}, {costs.shape.num_tokens} tokens a sequence as in {s['task']} · "
         f"torch {e.get('torch')}, transformers {e.get('transformers')}, peft {e.get('peft')} · "
         f"commit {listed(commits)} · {costs.measured_at[:10]}"
     )
@@ -186,11 +199,12 @@ def table(measured: Sequence[GpuCosts]) -> Table | None:
     frames = [compared(each).assign(model=each.model, device=each.device) for each in measured]
     if not frames:
         return None
-    shown = [
-        f"<p>{each.model} on {each.device}</p>{to_html(pd.DataFrame([_shown(each, row) for row in frame.to_dict('records')]), index=False)}"
-        for each, frame in zip(measured, frames, strict=True)
-    ]
-    return Table(pd.concat(frames).drop(columns="row"), "".join(shown))
+    parts = []
+    for costs, frame in zip(measured, frames, strict=True):
+        shown = pd.DataFrame([_shown(costs, found) for found in frame.to_dict("records")]).fillna(DASH)
+        parts.append(f"<p>{costs.model} on {costs.device}</p>{to_html(shown, index=False)}")
+    parts.append(f"<p>{NOTE}</p>")
+    return Table(pd.concat(frames).drop(columns="row"), "".join(parts))
 
 
 def _shown(costs: GpuCosts, found: dict[str, Any]) -> dict[str, str]:
@@ -204,7 +218,7 @@ def _shown(costs: GpuCosts, found: dict[str, Any]) -> dict[str, str]:
 
     largest = f"≥{THIN}" if row.largest_batch == costs.settings["most"] else ""
     shown = {
-        "method": row.error and f"{row.name}<small>{row.error}</small>" or row.name,
+        "method": f"{row.name}<small>{escape(row.error)}</small>" if row.error else row.name,
         "location": found["location"],
         "connector": found["connector"],
         "examples a step": str(row.batch_size or DASH),
@@ -226,8 +240,7 @@ def _answering(costs: GpuCosts, row: Cost, answering: Answering) -> dict[str, st
     if not answering.token_seconds:
         return {first: "does not fit", later: DASH}
     seconds, token = np.median(answering.first_token_seconds), np.median(answering.token_seconds)
-    prompts = Shape(costs.shape.num_tokens - costs.shape.num_answer_tokens + 1, 1)
-    reading = forward_flops(costs.setup(row), size, prompts) / (costs.flops * USED_SHARE)
+    reading = forward_flops(costs.setup(row), size, costs.prompt) / (costs.flops * USED_SHARE)
     weights = costs.sizes.total * (2 if costs.setup(row).half else 4)
     written = f"<small>computed {size * GPUS[costs.sheet].bandwidth / weights:,.0f}</small>" if costs.sheet else ""
     return {
@@ -256,7 +269,7 @@ def _finding(costs: GpuCosts) -> str:
             f"({percent(reached.min(), 0)} to {percent(reached.max(), 0)}).",
             f"The calculator was off by {_off(trained, 'bytes')} in peak memory{_answers_off(costs)}, and by "
             f"{_off(trained, 'seconds')} in the seconds of a step, for which it assumes {percent(USED_SHARE, 0)}{THIN}% of {of}; "
-            f"measured were {percent(used.median(), 0)}{THIN}%: `--used-share {used.median():.2f}`.",
+            f"measured were {percent(used.median(), 0)}{THIN}%: `--used-share {used.median():.2g}`.",
         ]
     parts += [f"Not even one example fits with {listed(dict.fromkeys(too_large))}."] if too_large else []
     parts += [f"Failed: {'; '.join(failed)}."] if failed else []
@@ -273,14 +286,10 @@ def _off(found: pd.DataFrame, name: str) -> str:
 
 def _answers_off(costs: GpuCosts) -> str:
     """The same while the larger batch of answers is written, in a parenthesis; empty where none fitted."""
+    longest = costs.prompt.num_tokens + int(str(costs.settings["num_new_tokens"]))
+    written = [(row, row.answering[-1]) for row in costs.rows if row.answering and row.answering[-1].token_seconds]
     off = [
-        abs(answering_memory(costs.setup(row), each.batch_size, tokens) / each.peak_memory_bytes - 1)
-        for row in costs.rows
-        for each in row.answering[-1:]
-        if each.token_seconds and (tokens := costs.shape.num_tokens - costs.shape.num_answer_tokens + 1 + _written(costs))
+        abs(answering_memory(costs.setup(row), each.batch_size, longest) / each.peak_memory_bytes - 1) for row, each in written
     ]
     return f" (by {percent(float(np.median(off)), 0)}{THIN}% in the median row while answers are written)" if off else ""
 
-
-def _written(costs: GpuCosts) -> int:
-    return int(str(costs.settings["num_new_tokens"]))
