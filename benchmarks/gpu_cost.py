@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch import Tensor, nn
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessorList
 
 from mmpeft import run
 from mmpeft.attach import attach, parameter_groups
@@ -46,7 +46,7 @@ from mmpeft.study.gpu_costs import FOLDER, Answering, Cost, GpuCosts, load, path
 from mmpeft.task import Example
 from mmpeft.train import train
 
-WARM_UP = 3
+WARM_UP = 2
 """Steps before those that count."""
 
 TRIAL_STEPS = 2
@@ -133,19 +133,6 @@ def largest(fits: Callable[[int], bool], start: int, most: int) -> int:
     return good
 
 
-class Stopwatch(LogitsProcessor):
-    """Notes the clock at each token of an answer; the scores stay as they are."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.times: list[float] = []
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """The scores."""
-        self.times.append(synchronize(self.device))
-        return scores
-
-
 class Bench:
     """A full-size model with a method on it, ready to train and to answer.
 
@@ -197,7 +184,7 @@ class Bench:
             seed=0,
             at_step=lambda step: clock.append(synchronize(self.device)),
         )
-        return [later - earlier for earlier, later in pairwise(clock)]
+        return [round(later - earlier, 6) for earlier, later in pairwise(clock)]
 
     def fits(self, size: int) -> bool:
         """Whether steps of so many examples have memory enough."""
@@ -225,8 +212,8 @@ class Bench:
                 run.start_memory()
                 start, times = self._generate(size, num_new_tokens)
                 if number:
-                    first.append(times[0] - start)
-                    later.append((times[-1] - times[0]) / (num_new_tokens - 1))
+                    first.append(round(times[0] - start, 6))
+                    later.append(round((times[-1] - times[0]) / (num_new_tokens - 1), 6))
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -238,7 +225,13 @@ class Bench:
     @torch.inference_mode()
     def _generate(self, size: int, num_new_tokens: int) -> tuple[float, list[float]]:
         """When it began, and when each token was there."""
-        watch, inputs = Stopwatch(self.device), self.batch(size)
+        times: list[float] = []
+
+        def note(input_ids: Tensor, scores: Tensor) -> Tensor:
+            times.append(synchronize(self.device))
+            return scores
+
+        inputs = self.batch(size)
         prompt = self.shape.num_tokens - self.shape.num_answer_tokens + 1
         given: dict[str, Any] = {name: inputs[name][:, :prompt] for name in ("input_ids", "attention_mask")}
         given |= {"pixel_values": inputs["pixel_values"], "do_sample": False, "suppress_tokens": [self.loaded.image_token_id]}
@@ -246,8 +239,8 @@ class Bench:
         half = self.spec.train.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             start = synchronize(self.device)
-            self.model.generate(**given, logits_processor=LogitsProcessorList([watch]))  # type: ignore[operator]
-        return start, watch.times
+            self.model.generate(**given, logits_processor=LogitsProcessorList([note]))  # type: ignore[operator]
+        return start, times
 
 
 def measured(spec: RunSpec, model: Model, shape: Shape, device: torch.device, settings: dict[str, Any]) -> Cost:
@@ -257,7 +250,7 @@ def measured(spec: RunSpec, model: Model, shape: Shape, device: torch.device, se
     )
     try:
         found = _found(Bench(spec, model, shape, device), settings)
-    except (RuntimeError, ValueError, MmpeftError) as error:
+    except Exception as error:
         found = {"largest_batch": 0} if out_of_memory(error) else {"error": f"{type(error).__name__}: {error}".splitlines()[0]}
     clear_device_cache(garbage_collection=True)
     return row.model_copy(update={**found, "measured_at": utc_now()})
@@ -340,15 +333,18 @@ def measure(arguments: argparse.Namespace) -> GpuCosts:
     settings = settings_of(arguments, rows)
     path = path_of(Path(arguments.store), run.environment()["device"], model.entry.name)
     costs = begun(path, model, settings, device)
-    done = [what(row) for row in costs.rows if not row.error]
-    missing = [spec for spec in chosen if (spec.method, spec.location, spec.connector.tuned) not in done]
+    order = {(spec.method, spec.location, spec.connector.tuned): name_of(spec) for spec in rows}
+    done = [order.get(what(row)) for row in costs.rows if not row.error]
+    missing = [spec for spec in chosen if name_of(spec) not in done]
     for number, spec in enumerate(missing):
         before = time.monotonic()
         if before - start + longest > 60 * arguments.minutes:
             print(f"out of time with {len(missing) - number} rows left: the same command goes on with them")
             break
         row = measured(spec, model, costs.shape, device, settings)
-        costs = costs.model_copy(update={"rows": [*(each for each in costs.rows if what(each) != what(row)), row]})
+        there = {what(each): each for each in (*costs.rows, row)}
+        ordered = [there.pop(place) for place in order if place in there]
+        costs = costs.model_copy(update={"rows": [*ordered, *there.values()]})
         costs.save(path)
         longest = max(longest, time.monotonic() - before)
         print(f"{name_of(spec)}: {told(row)}", flush=True)

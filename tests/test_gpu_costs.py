@@ -17,7 +17,7 @@ from mmpeft.loading import on_meta
 from mmpeft.methods import METHODS
 from mmpeft.models import known
 from mmpeft.plan import load_question
-from mmpeft.planner import HEADROOM_RATIO, USED_SHARE, shape_of
+from mmpeft.planner import HEADROOM_RATIO, USED_SHARE, gpu_of, shape_of
 from mmpeft.study import gpu_costs
 from mmpeft.study.gpu_costs import Cost, GpuCosts
 
@@ -78,7 +78,8 @@ def test_what_is_measured_is_not_measured_again_and_other_rows_join_it(bench: Mo
     assert before is not None
     assert again(bench, tmp_path, "--rows", *ROWS) == before and copy.read_bytes() == path.read_bytes()
     more = again(bench, tmp_path, "--rows", "ia3/mlp/*")
-    assert more.rows[:3] == before.rows and [row.method.name for row in more.rows[3:]] == ["ia3", "ia3"]
+    assert [row.method.name for row in more.rows] == ["zero-shot", "lora", "ia3", "ia3", "prefix"]  # in the order of METHODS
+    assert [row for row in more.rows if row.method.name != "ia3"] == before.rows
     assert gpu_costs.load(copy) == more
     assert again(bench, tmp_path, "--minutes", "0") == more
     with pytest.raises(MmpeftError, match=r"was measured with num_steps 2 \(now 3\): remove it, or name another --store"):
@@ -97,7 +98,7 @@ def test_a_failed_row_says_why_and_is_tried_again(bench: ModuleType, folder: Pat
     failed.save(tmp_path / next(folder.glob("*.json")).name)
     assert "Failed: (IA)³: MmpeftError: method 'ia3' is refused" in str(gpu_costs.finding([failed]))
     mended = again(bench, tmp_path, "--rows", "ia3/mlp/frozen")
-    assert mended.rows[:3] == measured.rows and len(mended.rows) == 4 and not mended.rows[3].error
+    assert len(mended.rows) == 4 and not any(row.error for row in mended.rows)
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def at_full_size(device: str, rows: list[Cost]) -> GpuCosts:
         environment={"torch": "2"},
         measured_at="2026-11-23T00:00:00+00:00",
         device=device,
-        memory_bytes=80 * 10**9,
+        memory_bytes=81_559 * 2**20,
         matrix_flops=800e12,
         sizes=sizes,
         shape=shape_of("llava-1.5-7b", "scienceqa"),
@@ -184,7 +185,7 @@ def test_the_page_compares_with_the_calculator() -> None:
     assert found["computed_seconds"] == pytest.approx(seconds * 0.7 / USED_SHARE)
     assert found["tokens_per_second"] == pytest.approx(8 * costs.shape.num_tokens / seconds)
     largest = found["computed_largest"]
-    limit = costs.memory_bytes * HEADROOM_RATIO
+    limit = gpu_of("h100").memory_bytes * HEADROOM_RATIO
     assert step_memory(setup, largest, costs.shape).total <= limit < step_memory(setup, largest + 1, costs.shape).total
     said = str(gpu_costs.finding([costs])).replace("\u202f", " ")
     assert "off by 25 % in the median row and 25 % at worst ((IA)³, both, tuned) in peak memory, and by 100 %" in said

@@ -188,7 +188,8 @@ def _compared(costs: GpuCosts, row: Cost) -> dict[str, Any]:
             "computed_bytes": step_memory(setup, size, costs.shape).total,
         }
     if row.largest_batch is not None:
-        sizes, limit = range(int(str(costs.settings["most"])), 0, -1), costs.memory_bytes * HEADROOM_RATIO
+        memory = GPUS[costs.sheet].memory_bytes if costs.sheet else costs.memory_bytes
+        sizes, limit = range(int(str(costs.settings["most"])), 0, -1), memory * HEADROOM_RATIO
         fitting = (size for size in sizes if step_memory(setup, size, costs.shape).total <= limit)
         found["computed_largest"] = next(fitting, 0)
     return found
@@ -292,4 +293,3 @@ def _answers_off(costs: GpuCosts) -> str:
         abs(answering_memory(costs.setup(row), each.batch_size, longest) / each.peak_memory_bytes - 1) for row, each in written
     ]
     return f" (by {percent(float(np.median(off)), 0)}{THIN}% in the median row while answers are written)" if off else ""
-
