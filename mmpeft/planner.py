@@ -89,7 +89,7 @@ class Estimate:
         passes: Of one step, so that it fits: the smallest number that divides the batch.
         peak_bytes: Of one GPU, in training or while answers are written, whichever is more.
         fits: Whether that is within the GPU's memory.
-        hours: From beginning to end: training shared by all its GPUs, and questions, which each GPU asks itself.
+        hours: From beginning to end, training and questions shared by all its GPUs.
         gpu_hours: The same over all its GPUs.
     """
 
@@ -233,7 +233,7 @@ def estimate(spec: RunSpec, gpu: Gpu, num_gpus: int = 1, used_share: float = USE
     Args:
         spec: The run; its own number of passes is where the search begins.
         gpu: On which.
-        num_gpus: That share one run's training, each with the whole model; each then asks all questions itself.
+        num_gpus: That share one run, each with the whole model.
         used_share: Of the GPU's matrix peak that is reached.
 
     Raises:
@@ -274,8 +274,8 @@ def _estimate(
         passes=passes,
         peak_bytes=peak,
         fits=peak <= limit,
-        hours=(training / num_gpus + asking_seconds) / 3600,
-        gpu_hours=(training + num_gpus * asking_seconds) / 3600,
+        hours=(training + asking_seconds) / num_gpus / 3600,
+        gpu_hours=(training + asking_seconds) / 3600,
     )
 
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
 from mmpeft.study import comparison, tracks, tuning
 from mmpeft.study.claims import Row
@@ -256,18 +255,14 @@ def _references(situation: Situation, known: Evidence, strict: bool) -> dict[str
 def _chance(situation: Situation, known: Evidence) -> float | None:
     """What a random answer scores; None of other measures and splits, and where a real dataset is not at hand."""
     results = known.results
-    try:
-        if situation.measure != "score" or results.question.split != "test":
-            return None
-        if situation.tracked:
-            return tracks.chance(known.said, situation.tracked)
-        if situation.over not in (*GROUPS, "all"):
-            return None
-        tasks = results.tasks(None if situation.over == "all" else situation.over)
-        size = results.question.eval.get("num_examples")
-        return float(np.mean([comparison.blind(task, "chance", size) for task in tasks])) if tasks else None
-    except MmpeftError:
+    if situation.measure != "score" or results.question.split != "test":
         return None
+    if situation.tracked:
+        return tracks.chance(known.said, situation.tracked)
+    if situation.over not in (*GROUPS, "all"):
+        return None
+    tasks = results.tasks(None if situation.over == "all" else situation.over)
+    return comparison.mean_blind(tasks, "chance", results.question.eval.get("num_examples"))
 
 
 def _below(chance: float, situation: Situation, known: Evidence, rows: Sequence[Row]) -> bool:
