@@ -153,7 +153,7 @@ def words_of(task: str) -> Words:
 def shape_of(model: str, task: str) -> Shape:
     """The sequences of a task before a model."""
     words = words_of(task)
-    return Shape(sizes_of(model).num_image_tokens + words.prompt + words.answer, words.answer + 1)
+    return sizes_of(model).shape(words.prompt, words.answer)
 
 
 def num_examples(task: str, split: str, wanted: int | None) -> int:
@@ -445,5 +445,5 @@ def assumptions(gpu_name: str, used_share: float = USED_SHARE) -> str:
         "encoder runs in each pass, but for the packaged models, whose features are kept. "
         f"Error of the calculator on {found.num_setups} small models on a CPU: kept bytes {found.memory_median:.1%} (median), "
         f"{found.memory_worst:.1%} (worst); operations {found.flops_median:.1%}, {found.flops_worst:.1%}. "
-        "Hours were not measured on a GPU."
+        "Hours follow from the share that is reached; `benchmarks/gpu_cost.py` measures it on a GPU."
     )
