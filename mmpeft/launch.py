@@ -3,8 +3,8 @@
     Launch(spec) ─► accelerate launch … -m mmpeft.launch FOLDER ─► run(spec) in every process ─► the first one's record
 
 The lease stays with the process that launches, so that engines need not know: a run on eight GPUs is a run. The processes
-train together (`mmpeft.train`); each then asks and checks the whole model, and the first one's answers count. A pre-step that is
-missing is made before, by other processes of the same number.
+train together (`mmpeft.train`) and share the questions (`mmpeft.evaluate`); each checks the whole model, and the record of the
+first counts. A pre-step that is missing is made before, by other processes of the same number.
 """
 
 import json
@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -30,9 +31,6 @@ from mmpeft.spec import RunSpec
 
 PARENT = "MMPEFT_LAUNCHED_BY"
 """The environment variable with the process id of the launching process."""
-
-EVERY_STEPS = 100
-"""Between two checkpoints, where a run goes on from one and nothing was said."""
 
 PARENT_POLL_SECONDS = 2.0
 ERROR = "error.txt"
@@ -64,19 +62,25 @@ class Launch:
         Raises:
             MmpeftError: The run failed in them, or asks what shards cannot give.
         """
+        if not self.alone:
+            self.check(spec)
+        if spec.pre_step:
+            self.pre_step(spec)
         if self.alone:
             from mmpeft.run import run
 
-            path = Store(self.store).checkpoint_path(Planned.of(spec).run_id)
-            if self.checkpoint_every is None and not path.exists():
-                return run(spec)
-            return run(spec, checkpoint=path, checkpoint_every=self.checkpoint_every or EVERY_STEPS)
-        self.check(spec)
-        if spec.pre_step:
-            self.pre_step(spec)
+            return run(spec, checkpoint=self._checkpoint(spec), checkpoint_every=self.checkpoint_every)
         with tempfile.TemporaryDirectory(prefix="mmpeft-launch-") as folder:
             code, lines = self._ended(spec, Path(folder), pre_step=False)
             return _brought_back(Store(folder), Planned.of(spec).run_id, code, lines)
+
+    def _check_keeping(self) -> None:
+        if self.checkpoint_every is not None and self.accelerate and kind_of(self.accelerate) == "DEEPSPEED":
+            name = self.accelerate.stem
+            raise MmpeftError(f"checkpoints: not kept under {name}; take fsdp, or leave out --checkpoint-every.")
+
+    def _checkpoint(self, spec: RunSpec) -> Path:
+        return Store(self.store).checkpoint_path(Planned.of(spec).run_id)
 
     @property
     def alone(self) -> bool:
@@ -89,9 +93,11 @@ class Launch:
         Raises:
             MmpeftError: They could not be made.
         """
+        self._check_keeping()
         from mmpeft.pre_step import ensured, make
 
-        return ensured(spec, make if self.alone else self._make_pre_step)
+        alone = partial(make, checkpoint_every=self.checkpoint_every)
+        return ensured(spec, alone if self.alone else self._make_pre_step)
 
     def _make_pre_step(self, spec: RunSpec) -> None:
         with tempfile.TemporaryDirectory(prefix="mmpeft-launch-") as folder:
@@ -136,17 +142,19 @@ class Launch:
         """Looks whether the run can be made this way; no model is loaded for it.
 
         Raises:
-            MmpeftError: A batch cannot be dealt out to the processes, or the run asks what shards cannot give.
+            MmpeftError: A batch cannot be dealt out to the processes, the run asks what shards cannot give, or processes of
+                another number or kind left a checkpoint of it.
         """
+        from mmpeft.checkpoints import check_kept
+
         learning = [spec.train] if spec.method.trains else []
         for train in (*learning, *([spec.pre_step.train] if spec.pre_step else [])):
             train.check_parts(self.num_processes)
-        if self.accelerate is None or not shards(self.accelerate):
-            return
-        if self.checkpoint_every is not None:
-            raise MmpeftError(f"checkpoints: not kept where {self.accelerate.stem} cuts weights; leave out --checkpoint-every.")
-        if spec.track.wanted:
-            raise MmpeftError(f"track: nothing can be asked on the way where {self.accelerate.stem} cuts weights; take ddp.")
+        name, cut = (self.accelerate.stem, shards(self.accelerate)) if self.accelerate else ("", False)
+        check_kept(self._checkpoint(spec), self.num_processes, cut)
+        if cut and spec.track.wanted:
+            raise MmpeftError(f"track: nothing can be asked on the way where {name} cuts weights; take ddp.")
+        self._check_keeping()
 
 
 def configuration(name: str) -> Path:
@@ -168,7 +176,12 @@ def configuration(name: str) -> Path:
 
 def shards(path: Path) -> bool:
     """Whether this configuration cuts weights or optimizer states into pieces, one a process."""
-    return yaml.safe_load(path.read_text(encoding="utf-8")).get("distributed_type") in ("FSDP", "DEEPSPEED")
+    return kind_of(path) in ("FSDP", "DEEPSPEED")
+
+
+def kind_of(path: Path) -> str:
+    """What accelerate calls the way of this configuration, such as ``"MULTI_GPU"`` or ``"FSDP"``."""
+    return str(yaml.safe_load(path.read_text(encoding="utf-8")).get("distributed_type", "NO"))
 
 
 def _brought_back(made: Store, run_id: str, code: int, said: list[str]) -> Outcome:
@@ -211,7 +224,7 @@ def main(folder: Path) -> None:
     spec = RunSpec.from_dict(order["spec"])
     if order["pre_step"]:
         try:
-            make_pre_step(spec)
+            make_pre_step(spec, order["checkpoint_every"])
         except Exception as error:
             said = str(error) if isinstance(error, MmpeftError) else f"{type(error).__name__}: {error}"
             (folder / ERROR).write_text(said, encoding="utf-8")

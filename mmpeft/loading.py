@@ -183,6 +183,16 @@ def on_meta(model: Model) -> nn.Module:
         return architecture_of(model)(configuration(model)).eval()
 
 
+def at_random(model: Model, device: torch.device, precision: Precision = "fp32") -> Loaded:
+    """The model at its full size with random weights, made in this precision on the device itself, for what it costs.
+
+    Its tokenizer is tiny-llava's, whose ids are among the model's.
+    """
+    with device:
+        made = architecture_of(model)._from_config(configuration(model), dtype=DTYPES[precision])
+    return _ready(made, _tokenizer(DATA / "tiny-llava"), model, model.square, model.num_image_tokens)
+
+
 def tiny(model: Model, seed: int = 0, precision: Precision = "fp32") -> Loaded:
     """A random model of some ten thousand parameters with this one's architecture, prompt and way with pictures.
 

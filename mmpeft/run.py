@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmpeft.attach import attach, parameter_groups
 from mmpeft.batches import Encoder
-from mmpeft.checkpoints import Checkpointer, Watcher
+from mmpeft.checkpoints import Watcher, keeper
 from mmpeft.contract import Watch
 from mmpeft.entry import ModelEntry
 from mmpeft.errors import MmpeftError
@@ -42,14 +42,14 @@ from mmpeft.train import train
 _PROBE_EXAMPLES = 4  # examples on which logits are compared for the contract
 
 
-def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, checkpoint_every: int = 100) -> Outcome:
+def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, checkpoint_every: int | None = None) -> Outcome:
     """The record of a run and its predictions, one row an example; those made on the way too, if any are wanted.
 
     Args:
         spec: What to run.
         progress: Whether missing vision features are computed under a progress bar.
         checkpoint: Where the training state is kept on the way, and taken up from; None keeps none.
-        checkpoint_every: Optimizer steps between two checkpoints.
+        checkpoint_every: Optimizer steps between two checkpoints; None keeps none, unless one lies there to go on from.
 
     Raises:
         TrainingDiverged: On a loss that is not finite.
@@ -89,10 +89,10 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
     if spec.method.trains:
         groups = parameter_groups(model, loaded.entry, spec.train.learning_rate, spec.connector.learning_rate)
         watchers: dict[str, Watcher] = {"contract": watch, "monitor": monitor}
-        keeper = Checkpointer(checkpoint, checkpoint_every, watchers) if checkpoint else None
-        trained = train(model, groups, training, encoder.training_batch, spec.train, spec.seed, watch.gradients, ask, keeper)
+        kept = keeper(checkpoint, checkpoint_every, watchers)
+        trained = train(model, groups, training, encoder.training_batch, spec.train, spec.seed, watch.gradients, ask, kept)
         steps, curve = trained.num_steps, trained.curve
-        seconds_before = keeper.seconds_before if keeper else 0.0
+        seconds_before = kept.seconds_before if kept else 0.0
         if trained.weights is not None:
             model = loaded.model = fresh_base(spec).to(device)
             model = attach(model, loaded.entry, spec.method, spec.location, spec.connector.tuned, spec.seed)

@@ -11,12 +11,12 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast, broadcast_object_list, gather_object, parse_flag_from_env
+from accelerate.utils import DistributedType, broadcast, broadcast_object_list, parse_flag_from_env
 from torch import Tensor, nn
 from transformers.integrations import unset_hf_deepspeed_config
 
-from mmpeft.batches import IGNORED
-from mmpeft.checkpoints import Checkpointer, generators, parameters_of
+from mmpeft.batches import IGNORED, ahead
+from mmpeft.checkpoints import Checkpointer, parameters_of
 from mmpeft.errors import MmpeftError, RunFailed
 from mmpeft.spec import TrainSpec
 from mmpeft.task import Example
@@ -29,7 +29,7 @@ class TrainingDiverged(RunFailed):
     """The loss left the finite numbers; ``curve`` holds what was seen until then."""
 
     def __init__(self, step: int, loss: float, curve: list[tuple[int, float]]) -> None:
-        super().__init__(f"training diverged: loss {loss} at step {step}; lower train.learning_rate.", curve)
+        super().__init__(f"training diverged: loss {loss:g} at step {step}; lower train.learning_rate.", curve)
 
 
 @dataclass
@@ -144,19 +144,20 @@ def train(
     rank, world, total = accelerator.process_index, accelerator.num_processes, num_steps(spec, len(examples))
     torch.manual_seed(seed + rank)
     model.train()
-    start, curve = checkpointer.take_up(optimizer, rank, world) if checkpointer else (0, [])
+    start, curve = checkpointer.take_up(optimizer) if checkpointer else (0, [])
     if not start:
         at_step(0)
-    for step, batch in islice(zip(range(total), shuffled(examples, spec.batch_size, seed), strict=False), start, None):
+    batches = islice(shuffled(examples, spec.batch_size, seed), start, total)
+    parts = (parts_of(batch, world * spec.gradient_accumulation_steps)[rank::world] for batch in batches)
+    for step, mine in enumerate(ahead([collate(part) for part in each] for each in parts), start):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate(spec, step, total)
-        parts = parts_of(batch, world * spec.gradient_accumulation_steps)[rank::world]
         value = torch.zeros((), device=accelerator.device)
-        for inputs, weight in _weighted(parts, collate, accelerator):
+        for inputs, weight in _weighted(mine, accelerator):
             with accelerator.accumulate(model):
                 with precision():
                     loss = answer_loss(model, inputs) * weight
-                value += loss.detach() / len(parts)
+                value += loss.detach() / len(mine)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     if whole:
@@ -164,14 +165,12 @@ def train(
                     accelerator.clip_grad_norm_(parameters_of(optimizer), spec.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-        curve.append((step, round(accelerator.reduce(value, "mean").item(), 5)))
+        curve.append((step, accelerator.reduce(value, "mean").item()))
         if not math.isfinite(curve[-1][1]):
             raise TrainingDiverged(*curve[-1], curve)
         at_step(step + 1)
         if checkpointer and checkpointer.due(step + 1, total):
-            states = gather_object([generators()])
-            if accelerator.is_main_process:
-                checkpointer.keep(step + 1, curve, optimizer, states)
+            checkpointer.keep(step + 1, curve, optimizer)
     model.eval()
     return Trained(total, curve, None if whole else gathered(accelerator, model, trained))
 
@@ -202,14 +201,12 @@ def _accelerator(spec: TrainSpec) -> Accelerator:
     return accelerator
 
 
-def _weighted(
-    parts: Sequence[Sequence[Example]], collate: Callable[[Sequence[Example]], dict[str, Tensor]], accelerator: Accelerator
-) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """This process's parts of a batch as inputs, each with the weight that makes every answer token of the batch count the same.
+def _weighted(parts: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """This process's parts of a batch on its device, with the weights that make every answer token of the batch count the same.
 
     A part's loss is the mean over its own tokens; the gradients are averaged over parts and processes.
     """
-    inputs = [{name: tensor.to(accelerator.device) for name, tensor in collate(part).items()} for part in parts]
+    inputs = [{name: tensor.to(accelerator.device) for name, tensor in part.items()} for part in parts]
     counts = torch.stack([(each["labels"] != IGNORED).sum() for each in inputs])
     num_parts = len(parts) * accelerator.num_processes
     yield from zip(inputs, counts * num_parts / accelerator.reduce(counts.sum(), "sum"), strict=True)

@@ -17,7 +17,7 @@ LARGEST = 450
 
 STUDY = (
     *("comparison", "report", "differences", "beyond", "paper", "curves", "curve_report", "tuning", "factors", "locations"),
-    *("spread", "tracks", "track_report", "faith_report", "flops", "layouts", "efficiency"),
+    *("spread", "tracks", "track_report", "faith_report", "flops", "layouts", "efficiency", "gpu_costs"),
     *("claims", "verdicts", "paper_sweeps", "ledger", "situations", "guide", "guide_report", "reproduce"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "answers"),
     *("export", "explorer", "dataset_tables", "judge"),

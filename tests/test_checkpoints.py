@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmpeft.checkpoints import Checkpointer
+from mmpeft.checkpoints import Checkpointer, read
 from mmpeft.errors import MmpeftError
 from mmpeft.plan import Planned
 from mmpeft.records import Outcome, Store
@@ -100,8 +100,7 @@ def test_training_time_counts_what_came_before_the_stop(tmp_path: Path, monkeypa
         stop_after(STEPS - 1, patched)
         with pytest.raises(Stopped):
             run(spec_of(), checkpoint=path, checkpoint_every=1)
-    keeper = Checkpointer(path, 1)
-    said, _ = keeper._read()
+    said, _ = read(path)
     record = run(spec_of(), checkpoint=path, checkpoint_every=1).record
     assert record.cost["train_seconds"] is not None
     assert record.cost["train_seconds"] > said["seconds"] - said["notes"]["monitor"]["seconds"] > 0

@@ -1,20 +1,23 @@
 """One run made by two processes is the run that one process makes; a group that fails says why."""
 
+import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import is_deepspeed_available
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from safetensors.torch import save_file
+from sharded_worker import Sharded
 from typer.testing import CliRunner
 
 from mmpeft.__main__ import app
+from mmpeft.checkpoints import read
 from mmpeft.errors import MmpeftError
 from mmpeft.execute import run_missing
+from mmpeft.files import shards_of
 from mmpeft.launch import Launch, _cause, configuration, shards
 from mmpeft.plan import Planned, params_folder
 from mmpeft.records import Store
@@ -24,25 +27,6 @@ from mmpeft.spec import RunSpec
 CONFIGURATIONS = sorted((params_folder() / "accelerate").glob("*.yaml"))
 needs_deepspeed = pytest.mark.skipif(not is_deepspeed_available(), reason="needs `pip install deepspeed`")
 SHARDED = ["fsdp", *(pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3"))]
-
-
-class Sharded(Launch):
-    """Launches processes that cut weights on a CPU, in the environment that accelerate's launcher makes of the configuration."""
-
-    def command(self, folder: str) -> list[str]:
-        worker = str(Path(__file__).with_name("sharded_worker.py"))
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", worker, folder]
-
-    def _environment(self) -> dict[str, str]:
-        given = launch_command_parser().parse_args(["--config_file", str(self.accelerate), "no_script.py"])
-        arguments, defaults, _ = _validate_launch_command(given)
-        if arguments.use_deepspeed:
-            arguments.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
-            environment = prepare_deepspeed_cmd_env(arguments)[1]
-        else:
-            environment = prepare_multi_gpu_env(arguments)
-        on_cpu = {"ACCELERATE_TORCH_DEVICE": "cpu", "DS_ACCELERATOR": "cpu"}
-        return {**environment, **on_cpu, **super()._environment()}
 
 
 def spec_of(**train: Any) -> RunSpec:
@@ -65,18 +49,21 @@ def from_this_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
 
 
-def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
-    planned, store = Planned.of(spec_of()), Store(tmp_path)
-    run_missing([planned], store, progress=False, run=Launch(tmp_path, processes=2))
-    record = store.load(planned.run_id)
-    assert record and record.status == "ok", record and record.error
-    alone = run(spec_of()).record
-    assert record.environment["processes"] == 2
-    assert alone.environment["processes"] == 1
-    assert [loss for _, loss in record.curve] == pytest.approx([loss for _, loss in alone.curve], abs=1.1e-5)
-    assert record.contract["without_gradient"] == []
-    assert record.contract["frozen_sha256"] == alone.contract["frozen_sha256"]
-    assert len(store.predictions(planned.run_id)) == 4
+def test_two_processes_give_the_curve_the_weights_and_the_answers_of_one(tmp_path: Path) -> None:
+    launched, said = Launch(tmp_path / "two", processes=2, checkpoint_every=7)(spec_of()), {}
+    alone = Launch(tmp_path / "one", checkpoint_every=7)(spec_of())
+    assert [each.record.environment["processes"] for each in (launched, alone)] == [2, 1]
+    assert launched.record.contract["without_gradient"] == []
+    assert launched.record.contract["frozen_sha256"] == alone.record.contract["frozen_sha256"]
+    assert launched.predictions == alone.predictions
+    for store in ("two", "one"):  # unrounded, as no record has them
+        said[store] = read(Store(tmp_path / store).checkpoint_path(alone.record.run_id))
+    curves = [[loss for _, loss in said[store][0]["curve"]] for store in said]
+    assert len(curves[0]) == 7
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+    for name, weight in said["one"][1].items():
+        if not name.startswith("generator"):
+            torch.testing.assert_close(said["two"][1][name], weight, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SHARDED)
@@ -96,6 +83,32 @@ def test_two_processes_that_hold_half_of_every_weight_give_the_curve_of_one(
     assert record.contract["frozen_unchanged"] is None
     assert record.contract["reload_delta_logits"] <= 1e-4
     assert record.contract["trainable"] == alone.contract["trainable"]
+
+
+def test_a_sharded_run_goes_on_from_its_pieces_bit_by_bit(tmp_path: Path) -> None:
+    launch = Sharded(tmp_path, 2, configuration("fsdp"), checkpoint_every=5)
+    whole = launch(spec_of(num_steps=8))
+    path = Store(tmp_path).checkpoint_path(whole.record.run_id)
+    assert sorted(piece.name for piece in shards_of(path).iterdir()) == ["5.0.safetensors", "5.1.safetensors"]
+    said, tensors = read(path)
+    assert not [name for name in tensors if not name.startswith("generator")]
+    said["curve"][0][1] = 99.0  # nobody makes this step again
+    save_file(tensors, path, metadata={"run": json.dumps(said)})
+    again = Sharded(tmp_path, 2, configuration("fsdp"))(spec_of(num_steps=8))
+    assert again.record.curve == [(0, 99.0), *whole.record.curve[1:]]
+    assert again.predictions == whole.predictions
+    Store(tmp_path).save(*again)
+    assert not path.exists() and not shards_of(path).exists()
+
+
+def test_who_cannot_go_on_from_a_checkpoint_is_told_before_anything_starts(tmp_path: Path) -> None:
+    alone = Launch(tmp_path, checkpoint_every=4)
+    alone(spec_of())
+    with pytest.raises(MmpeftError, match="kept by 1 processes, this run has 2; launch as many, or remove the file"):
+        Launch(tmp_path, processes=2).check(spec_of())
+    with pytest.raises(MmpeftError, match="held the weights whole, these hold them in pieces; take ddp, or remove the file"):
+        Launch(tmp_path, 1, configuration("fsdp")).check(spec_of())
+    alone.check(spec_of())
 
 
 def test_shards_without_a_gpu_are_refused_and_not_left_out(tmp_path: Path) -> None:
@@ -187,8 +200,10 @@ def test_every_option_of_a_shipped_configuration_is_one_that_the_launcher_knows(
 
 def test_what_shards_cannot_give_is_refused_before_anything_starts(tmp_path: Path) -> None:
     zero3 = configuration("zero3")
-    with pytest.raises(MmpeftError, match="checkpoints: not kept where zero3 cuts weights"):
+    with pytest.raises(MmpeftError, match="checkpoints: not kept under zero3; take fsdp"):
         Launch(tmp_path, 2, zero3, checkpoint_every=10)(spec_of())
+    with pytest.raises(MmpeftError, match="checkpoints: not kept under zero3; take fsdp"):
+        Launch(tmp_path, 2, zero3, checkpoint_every=10).pre_step(spec_of())
     asked = RunSpec.from_dict({**spec_of().model_dump(), "track": {"every_epochs": 1}})
     with pytest.raises(MmpeftError, match="nothing can be asked on the way where zero3 cuts weights; take ddp"):
         Launch(tmp_path, 2, zero3)(asked)

@@ -1,8 +1,7 @@
 """The pre-step changes the base and nothing else: made once, shared, part of what a run is."""
 
 import os
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,19 @@ import torch
 import yaml
 from safetensors.torch import load as unpacked
 from safetensors.torch import load_file, save_file
+from sharded_worker import Sharded
 from torch import nn
 from typer.testing import CliRunner
 
 from mmpeft.__main__ import app
+from mmpeft.checkpoints import Checkpointer
 from mmpeft.errors import MmpeftError
 from mmpeft.features import OpenedLater
 from mmpeft.launch import Launch, configuration
 from mmpeft.loading import tiny
 from mmpeft.models import MODELS
 from mmpeft.plan import Planned, load_question
-from mmpeft.pre_step import base_of, check_room, ensured, kept_at, mixed, provenance
+from mmpeft.pre_step import base_of, check_room, ensured, kept_at, make, mixed, provenance
 from mmpeft.run import run
 from mmpeft.spec import PreStepSpec, RunSpec
 from mmpeft.study.reproduce import pre_step_in_brief, pre_step_peaks
@@ -131,38 +132,37 @@ def test_gpus_that_cannot_hold_the_training_are_told_how_many_could() -> None:
         check_room(model, memory_bytes=1799, num_parts=1)
 
 
-@dataclass(frozen=True)
-class OnGloo(Launch):
-    """Two processes of this machine's CPU that cut weights in shards; see sharded_worker.py."""
-
-    def command(self, folder: str) -> list[str]:
-        launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        return [sys.executable, "-m", *launcher, str(HERE / "sharded_worker.py"), folder]
-
-
-@pytest.fixture
-def fsdp(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The shipped configuration, in the variables that accelerate's launcher would set."""
-    path = configuration("fsdp")
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))["fsdp_config"]
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", settings["fsdp_transformer_layer_cls_to_wrap"])
-    for name, value in settings.items():
-        monkeypatch.setenv(name.upper(), str(value))
-    return path
-
-
-def test_two_processes_with_weights_in_shards_make_the_pre_step_of_one(
-    cache: Path, fsdp: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = OnGloo(cache, 2, fsdp).pre_step(spec_of())
+def test_two_processes_with_weights_in_shards_make_the_pre_step_of_one(cache: Path) -> None:
+    path = Sharded(cache, 2, configuration("fsdp")).pre_step(spec_of())
     together = unpacked(path.read_bytes())
     path.unlink()
-    monkeypatch.delenv("ACCELERATE_USE_FSDP")
     alone = load_file(ensured(spec_of()))
     assert together.keys() == alone.keys()
     for name, weight in alone.items():
         torch.testing.assert_close(together[name], weight, rtol=0, atol=1e-4)
+
+
+def test_a_pre_step_that_was_stopped_goes_on_where_it_was(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(spec_of())
+    path, keep = path_of(spec_of()), Checkpointer.keep
+    whole = load_file(path)
+    path.unlink()
+
+    def keep_and_stop(self: Checkpointer, step: int, *state: Any) -> None:
+        keep(self, step, *state)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Checkpointer, "keep", keep_and_stop)
+        make(spec_of(), checkpoint_every=1)
+    checkpoint = path.with_suffix(".checkpoint")
+    assert checkpoint.exists() and not path.exists()
+    torch.manual_seed(999)
+    make(spec_of())
+    assert not checkpoint.exists()
+    made = load_file(path)
+    assert all(torch.equal(made[name], weight) for name, weight in whole.items())
 
 
 def test_a_run_by_several_processes_has_its_pre_step_made_first_and_says_why_that_failed(cache: Path) -> None:

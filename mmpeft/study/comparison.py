@@ -97,14 +97,26 @@ class Results:
         return [name for name in names if group is None or TASKS[name].seen == (group == "seen")]
 
 
+def mean_blind(tasks: Iterable[str], kind: str, num_examples: int | None) -> float | None:
+    """The same averaged over tasks; None where it is not known for each."""
+    scores = [blind(task, kind, num_examples) for task in tasks]
+    known = [score for score in scores if score is not None]
+    return float(np.mean(known)) if known and len(known) == len(scores) else None
+
+
 def full_marks(task: str) -> float:
     """The most that the task's metric can give."""
     return FULL_MARKS.get(TASKS[task].metric, 1.0)
 
 
 @cache
-def blind(task: str, kind: str, num_examples: int | None) -> float:
-    """What answering a task's test split without looking scores: ``chance`` or ``majority`` of its baselines, as a share."""
+def blind(task: str, kind: str, num_examples: int | None) -> float | None:
+    """What answering a task's test split without looking scores: ``chance`` or ``majority`` of its baselines, as a share.
+
+    None where the dataset is not on this machine: a page of records downloads nothing.
+    """
+    if not all(TASKS[task].at_hand(split) for split in ("test", TASKS[task].blind_split)):
+        return None
     return TASKS[task].baselines(num_examples)[kind] / full_marks(task)
 
 

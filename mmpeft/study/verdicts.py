@@ -18,7 +18,7 @@ from mmpeft.spec import RunSpec
 from mmpeft.stats import Estimate, TaskScores, hierarchical_bootstrap
 from mmpeft.study import tracks
 from mmpeft.study.claims import SEED_SD, Claim, Contrast, Ledger, Row
-from mmpeft.study.comparison import GROUPS, NUM_DRAWS, RATIO_MARGIN, Results, Variant, blind, read, settings_of
+from mmpeft.study.comparison import GROUPS, NUM_DRAWS, RATIO_MARGIN, Results, Variant, mean_blind, read, settings_of
 from mmpeft.study.curves import combined, pooled, untrained
 from mmpeft.study.track_report import MEASURE_NAMES
 from mmpeft.study.tracks import Tracks
@@ -313,13 +313,9 @@ def chance(row: Row, contrast: Contrast, known: Evidence) -> float | None:
     results = known.results
     if contrast.measure != "score" or results.question.split != "test":
         return None
-    try:
-        if contrast.tracked:
-            return tracks.chance(known.said, contrast.tracked)
-        tasks, size = _tasks(results, row.get("over", contrast.over)), results.question.eval.get("num_examples")
-        return float(np.mean([blind(task, "chance", size) for task in tasks])) if tasks else None
-    except MmpeftError:
-        return None
+    if contrast.tracked:
+        return tracks.chance(known.said, contrast.tracked)
+    return mean_blind(_tasks(results, row.get("over", contrast.over)), "chance", results.question.eval.get("num_examples"))
 
 
 def below_chance(claim: Claim, rows: Sequence[tuple[Row, Contrast]], known: Evidence) -> bool:
