@@ -75,6 +75,25 @@ class Loaded:
         return FeatureStore(encoder, self.pixels, folder) if isinstance(encoder, CachedEncoder) else LivePixels(self.pixels)
 
 
+def use_kernel(model: Any, kernel: str, where: str) -> None:
+    """Nothing; the model computes attention with this kernel from here on.
+
+    Args:
+        model: A model of transformers.
+        kernel: Its name there.
+        where: The field that asks for it, up to its own name, as an error says it.
+
+    Raises:
+        MmpeftError: The kernel is not installed, or not for this device.
+    """
+    if kernel == "sdpa":  # what every model is loaded with
+        return
+    try:
+        model.set_attn_implementation(kernel)
+    except (ImportError, ValueError) as error:
+        raise MmpeftError(f"{where}.attention_implementation: {kernel} does not load: {error}") from None
+
+
 def fingerprint_of(folder: Path) -> str:
     """16 hex digits over the files that decide what a packaged model computes."""
     total = hashlib.sha256()

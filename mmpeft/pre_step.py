@@ -29,7 +29,7 @@ from mmpeft.checkpoints import Checkpointer, keeper
 from mmpeft.errors import MmpeftError
 from mmpeft.files import cache_folder, forget_checkpoint, in_its_place
 from mmpeft.leases import lease
-from mmpeft.loading import Loaded
+from mmpeft.loading import Loaded, use_kernel
 from mmpeft.methods import METHODS
 from mmpeft.models import load
 from mmpeft.registry import fingerprint, task_version
@@ -158,6 +158,7 @@ def _trained(loaded: Loaded, pre_step: PreStepSpec, kept: Checkpointer | None) -
         room = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
         check_room(model, room, int(os.environ.get("WORLD_SIZE", "1")) if told_to_shard() else 1)
     encoder, examples = mixed(loaded, pre_step)
+    use_kernel(loaded.model, pre_step.train.attention_implementation, "pre_step.train")  # after the pictures, as in a run
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     groups = [{"name": "all", "params": list(trained.values()), "lr": rate}]
     done = train(model, groups, examples, encoder.training_batch, pre_step.train, pre_step.seed, checkpointer=kept)

@@ -84,6 +84,18 @@ def test_a_run_that_makes_the_pre_step_keeps_none_of_its_settings(cache: Path) -
     assert made.scores == read.scores
 
 
+def test_the_pre_steps_own_attention_kernel_is_taken_or_refused(cache: Path) -> None:
+    def weights(kernel: str) -> dict[str, torch.Tensor]:
+        other = {**PRE_STEP, "train": {**PRE_STEP["train"], "attention_implementation": kernel}}
+        return load_file(ensured(spec_of(pre_step=other)))
+
+    sdpa, eager = weights("sdpa"), weights("eager")
+    assert any(not torch.equal(sdpa[name], eager[name]) for name in sdpa)  # the same sums in another order
+    assert all(torch.allclose(sdpa[name], eager[name], atol=1e-3) for name in sdpa)
+    with pytest.raises(MmpeftError, match=r"pre_step\.train\.attention_implementation: flash_attention_2 does not load"):
+        weights("flash_attention_2")
+
+
 def test_no_picture_is_opened_before_a_batch_asks_for_it() -> None:
     def closed(pictures: list[Any]) -> torch.Tensor:
         raise AssertionError("a picture was opened")
