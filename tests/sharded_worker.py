@@ -8,13 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.utils import DistributedType, is_deepspeed_available, parse_flag_from_env
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 from mmpeft import launch, train
+
+needs_deepspeed = pytest.mark.skipif(not is_deepspeed_available(), reason="needs `pip install deepspeed`")
+SHARDED = ["fsdp", *(pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3"))]
+"""The configurations that cut weights, for a test to go through."""
 
 
 class Sharded(launch.Launch):

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from accelerate.utils import is_deepspeed_available
 from safetensors.torch import save_file
-from sharded_worker import Sharded
+from sharded_worker import SHARDED, Sharded
 from typer.testing import CliRunner
 
 from mmpeft.__main__ import app
@@ -25,8 +24,6 @@ from mmpeft.run import run
 from mmpeft.spec import RunSpec
 
 CONFIGURATIONS = sorted((params_folder() / "accelerate").glob("*.yaml"))
-needs_deepspeed = pytest.mark.skipif(not is_deepspeed_available(), reason="needs `pip install deepspeed`")
-SHARDED = ["fsdp", *(pytest.param(name, marks=needs_deepspeed) for name in ("zero2", "zero3"))]
 
 
 def spec_of(**train: Any) -> RunSpec:

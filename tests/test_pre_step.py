@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load as unpacked
 from safetensors.torch import load_file, save_file
-from sharded_worker import Sharded
+from sharded_worker import SHARDED, Sharded
 from torch import nn
 from typer.testing import CliRunner
 
@@ -144,8 +144,9 @@ def test_gpus_that_cannot_hold_the_training_are_told_how_many_could() -> None:
         check_room(model, memory_bytes=1799, num_parts=1)
 
 
-def test_two_processes_with_weights_in_shards_make_the_pre_step_of_one(cache: Path) -> None:
-    path = Sharded(cache, 2, configuration("fsdp")).pre_step(spec_of())
+@pytest.mark.parametrize("name", SHARDED)
+def test_two_processes_with_weights_in_shards_make_the_pre_step_of_one(cache: Path, name: str) -> None:
+    path = Sharded(cache, 2, configuration(name)).pre_step(spec_of())
     together = unpacked(path.read_bytes())
     path.unlink()
     alone = load_file(ensured(spec_of()))
