@@ -149,7 +149,7 @@ class Launch:
 
         learning = [spec.train] if spec.method.trains else []
         for train in (*learning, *([spec.pre_step.train] if spec.pre_step else [])):
-            train.check_parts(self.num_processes)
+            train.passes(self.num_processes)
         name, cut = (self.accelerate.stem, shards(self.accelerate)) if self.accelerate else ("", False)
         check_kept(self._checkpoint(spec), self.num_processes, cut)
         if cut and spec.track.wanted:

@@ -217,10 +217,8 @@ class Learning:
         """
         if not self.sources:
             return 0, 0, 0.0
-        if self.train.batch_size % num_gpus:
-            raise MmpeftError(f"--gpus: a batch of {self.train.batch_size} examples cannot be dealt out to {num_gpus}.")
         share = self.train.batch_size // num_gpus
-        sizes = [share // n for n in range(self.train.gradient_accumulation_steps, share + 1) if share % n == 0] or [1]
+        sizes = [share // n for n in range(self.train.passes(num_gpus), share + 1) if share % n == 0]
         shape = max((shape_of(self.model, task) for task, _ in self.sources), key=lambda shape: shape.num_tokens)
         peaks = {size: step_memory(self.setup, size, shape).total for size in sizes}
         size = next((size for size in sizes if peaks[size] <= limit), sizes[-1])

@@ -131,8 +131,7 @@ def train(
         TrainingDiverged: On a loss that is not finite.
         MmpeftError: The batch cannot be dealt out to the processes.
     """
-    accelerator = _accelerator(spec)
-    spec.check_parts(accelerator.num_processes)
+    accelerator, passes = _accelerator(spec)
     if spec.gradient_checkpointing:
         recompute_activations(model)
     peaks = [group["lr"] for group in groups]
@@ -148,7 +147,7 @@ def train(
     if not start:
         at_step(0)
     batches = islice(shuffled(examples, spec.batch_size, seed), start, total)
-    parts = (parts_of(batch, world * spec.gradient_accumulation_steps)[rank::world] for batch in batches)
+    parts = (parts_of(batch, world * passes)[rank::world] for batch in batches)
     for step, mine in enumerate(ahead([collate(part) for part in each] for each in parts), start):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate(spec, step, total)
@@ -180,25 +179,23 @@ def told_to_shard() -> bool:
     return any(parse_flag_from_env(f"ACCELERATE_USE_{kind.value}") for kind in SHARDING)
 
 
-def _accelerator(spec: TrainSpec) -> Accelerator:
-    """What places the model on this machine's device, or on the devices that `accelerate launch` named."""
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="no",  # accelerate has one for the whole process; a sweep may have several
-        gradient_accumulation_steps=spec.gradient_accumulation_steps,
-    )
+def _accelerator(spec: TrainSpec) -> tuple[Accelerator, int]:
+    """What places the model on this machine's device or on those that `accelerate launch` named; passes a step of each."""
+    # One precision is accelerate's for the whole process; a sweep may have several.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     if told_to_shard() and accelerator.distributed_type not in SHARDING:
         raise MmpeftError("accelerate: weights are cut into shards on GPUs alone, and none was found; take ddp.")
-    accelerator.gradient_accumulation_steps = spec.gradient_accumulation_steps  # DeepSpeed's launcher sets its own
+    passes = spec.passes(accelerator.num_processes)
+    accelerator.gradient_accumulation_steps = passes  # DeepSpeed's launcher sets its own
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:  # it reads these from a data loader or from its file; here the spec has them
         plugin.deepspeed_config |= {
-            "gradient_accumulation_steps": spec.gradient_accumulation_steps,
-            "train_micro_batch_size_per_gpu": spec.batch_size // (accelerator.num_processes * spec.gradient_accumulation_steps),
+            "gradient_accumulation_steps": passes,
+            "train_micro_batch_size_per_gpu": spec.batch_size // (accelerator.num_processes * passes),
             "gradient_clipping": spec.max_grad_norm,
         }
         unset_hf_deepspeed_config()  # else transformers cuts whatever is made after it, a fresh base too
-    return accelerator
+    return accelerator, passes
 
 
 def _weighted(parts: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> Iterator[tuple[dict[str, Tensor], Tensor]]:

@@ -129,7 +129,7 @@ def test_the_planner_takes_the_fewest_passes_that_fit() -> None:
     assert roomy.batch_size > tight.batch_size
     assert roomy.peak_bytes <= big.memory_bytes * HEADROOM_RATIO
     assert tight.peak_bytes <= small.memory_bytes * HEADROOM_RATIO
-    with pytest.raises(MmpeftError, match="a batch of 128 examples cannot be dealt out to 3"):
+    with pytest.raises(MmpeftError, match="128 examples cannot be dealt out to 3 processes"):
         estimate(spec, big, num_gpus=3)
 
 

@@ -27,7 +27,7 @@ CONFIGURATIONS = sorted((params_folder() / "accelerate").glob("*.yaml"))
 
 
 def spec_of(**train: Any) -> RunSpec:
-    fields = {"num_examples": 16, "num_steps": 8, "batch_size": 8, "learning_rate": 0.01, "gradient_accumulation_steps": 2}
+    fields = {"num_examples": 16, "num_steps": 8, "batch_size": 8, "learning_rate": 0.01, "gradient_accumulation_steps": 4}
     return RunSpec.from_dict(
         {
             "model": "toy",
@@ -150,18 +150,18 @@ def test_a_run_that_left_a_checkpoint_goes_on_from_it_though_nothing_is_said(tmp
 
 
 def test_processes_that_diverge_or_cannot_start_leave_a_failed_row(tmp_path: Path) -> None:
-    odd = Planned.of(spec_of(batch_size=6, gradient_accumulation_steps=2))
+    odd = Planned.of(spec_of(batch_size=9, gradient_accumulation_steps=3))
     store = Store(tmp_path)
     run_missing([odd], store, progress=False, run=Launch(tmp_path, processes=2))
     record = store.load(odd.run_id)
     assert record and record.status == "failed"
-    assert record.error and "6 examples cannot be dealt out to 2 processes × 2 passes" in record.error
+    assert record.error and "9 examples cannot be dealt out to 2 processes" in record.error
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused_by_the_command_before_any_run(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["run", "method", "--scale", "smoke", "--store", str(tmp_path), "--processes", "3"])
     assert said.exit_code == 2
-    assert "train.batch_size: 4 examples cannot be dealt out to 3 processes × 1 passes; take a multiple of 3" in str(said.output)
+    assert "train.batch_size: 4 examples cannot be dealt out to 3 processes; take a multiple of 3" in str(said.output)
     assert not list(tmp_path.rglob("*.json"))
     assert Launch(tmp_path, accelerate=configuration("ddp")).num_processes == 2
     assert Launch(tmp_path, 5, configuration("ddp")).num_processes == 5
