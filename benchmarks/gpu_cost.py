@@ -25,7 +25,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
@@ -118,7 +118,8 @@ def memory_of(device: torch.device) -> int:
 
 def out_of_memory(error: Exception) -> bool:
     """Whether the device had too little memory."""
-    return should_reduce_batch_size(error) or "ALLOC_FAILED" in str(error)
+    said = ("out of memory", "ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)
 
 
 def largest(fits: Callable[[int], bool], start: int, most: int) -> int:
@@ -147,7 +148,7 @@ class Bench:
         self.spec, self.shape, self.device = spec, shape, device
         self.side = model.square.side if model.square else 0
         self.loaded: Loaded = at_random(model, device, spec.train.precision)
-        run._prepare(self.loaded.model, self.loaded.entry, spec)
+        run.prepare(self.loaded.model, self.loaded.entry, spec)
         with device:  # hundreds of millions of new weights
             made = attach(self.loaded.model, self.loaded.entry, spec.method, spec.location, spec.connector.tuned, spec.seed)
         self.model: nn.Module = made.to(device)
@@ -263,10 +264,15 @@ def _found(bench: Bench, settings: dict[str, Any]) -> dict[str, Any]:
         size = min(settings["batch_size"], most)
         found |= {"largest_batch": most, "batch_size": size}
         found["trainable_params"] = sum(p.numel() for p in bench.model.parameters() if p.requires_grad)
-        if size:
+        while size and "step_seconds" not in found:
             run.start_memory()
-            found["step_seconds"] = bench.steps(size, WARM_UP + settings["num_steps"])[WARM_UP:]
-            found["peak_memory_bytes"] = run.peak_memory_bytes()
+            try:
+                found["step_seconds"] = bench.steps(size, WARM_UP + settings["num_steps"])[WARM_UP:]
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                size //= 2  # what is left between tensors grows over the steps
+            found |= {"batch_size": size, "peak_memory_bytes": run.peak_memory_bytes()}
             bench.release()
     for size in dict.fromkeys((1, settings["answers"])):
         found["answering"].append(bench.answering(size, settings["num_new_tokens"], settings["repetitions"]))

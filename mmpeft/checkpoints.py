@@ -88,9 +88,7 @@ class Checkpointer:
             _write(self.path, tensors, {"run": json.dumps(said)})
         if cut:
             process.wait_for_everyone()
-            for left in shards_of(self.path).glob(f"*.{process.process_index}.safetensors"):
-                if left != self._piece(step, process.process_index):
-                    left.unlink()
+            self._forget_but(step, process.process_index)
 
     def take_up(self, optimizer: Any) -> tuple[int, list[tuple[int, float]]]:
         """The steps made and their losses, with everything put back as it was; (0, []) where nothing was kept.
@@ -108,7 +106,8 @@ class Checkpointer:
         check_kept(self.path, process.num_processes, cut)
         said, tensors = read(self.path)
         if cut:
-            tensors |= read(self._piece(said["step"], process.process_index))[1]
+            tensors |= read(self._piece(said["step"], process.process_index), self.path)[1]
+            self._forget_but(said["step"], process.process_index)
         with torch.no_grad():
             for i, parameter in enumerate(parameters_of(optimizer)):
                 _own(parameter).copy_(tensors[f"weight.{i}"])
@@ -120,6 +119,12 @@ class Checkpointer:
             watcher.load_state_dict(said["notes"][name])
         self.seconds_before = said["seconds"]
         return said["step"], [(step, loss) for step, loss in said["curve"]]
+
+    def _forget_but(self, step: int, rank: int) -> None:
+        """Removes the pieces of this process that no file names, half-written ones of a killed process too."""
+        for left in [*shards_of(self.path).glob(f"*.{rank}.safetensors"), *shards_of(self.path).glob(f".*.{rank}.safetensors.*")]:
+            if left != self._piece(step, rank):
+                left.unlink()
 
     def _piece(self, step: int, rank: int) -> Path:
         return shards_of(self.path) / f"{step}.{rank}.safetensors"
@@ -211,8 +216,12 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] |
         save_file({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()}, temporary, metadata)
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: Path, belongs_to: Path | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a file says of the run, and its tensors.
+
+    Args:
+        path: The file.
+        belongs_to: The checkpoint of which it is a piece.
 
     Raises:
         MmpeftError: It is damaged.
@@ -222,8 +231,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             said = json.loads((file.metadata() or {}).get("run", "{}"))
             return said, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise _damaged(path, error) from None
+        raise _damaged(path, error, belongs_to) from None
 
 
-def _damaged(path: Path, error: Exception) -> MmpeftError:
-    return MmpeftError(f"{path.name}: no checkpoint of this kind ({error}); remove it to begin anew.")
+def _damaged(path: Path, error: Exception, belongs_to: Path | None = None) -> MmpeftError:
+    remedy = f"remove {belongs_to.name if belongs_to else 'it'} to begin anew"
+    return MmpeftError(f"{path.name}: no checkpoint of this kind ({error}); {remedy}.")

@@ -74,8 +74,8 @@ def shards_of(checkpoint: Path) -> Path:
 
 def forget_checkpoint(checkpoint: Path) -> None:
     """Removes a checkpoint, if there is one, with its pieces."""
-    checkpoint.unlink(missing_ok=True)
     shutil.rmtree(shards_of(checkpoint), ignore_errors=True)
+    checkpoint.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

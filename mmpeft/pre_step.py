@@ -88,7 +88,7 @@ def make(spec: RunSpec, checkpoint_every: int | None = None) -> None:
     """
     assert spec.pre_step is not None
     path = kept_at(spec.model, spec.pre_step)
-    checkpoint = path.with_suffix(".checkpoint")
+    checkpoint = checkpoint_of(path)
     weights = _trained(load(spec.model, spec.pre_step.train.precision), spec.pre_step, keeper(checkpoint, checkpoint_every))
     clear_device_cache(garbage_collection=True)  # what trained is gone; the run's own base comes next
     if os.environ.get("RANK", "0") == "0":
@@ -117,7 +117,13 @@ def ensured(spec: RunSpec, how: Callable[[RunSpec], None] = make) -> Path:
                 how(spec)
         if not path.exists():
             time.sleep(WAIT_SECONDS)
+    forget_checkpoint(checkpoint_of(path))  # whoever made it may have been killed before that
     return path
+
+
+def checkpoint_of(path: Path) -> Path:
+    """Where the training state of a pre-step lies while its weights are being made."""
+    return path.with_suffix(".checkpoint")
 
 
 def mixed(loaded: Loaded, pre_step: PreStepSpec) -> tuple[Encoder, list[Example]]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -24,11 +24,10 @@ from mmpeft.batches import Encoder
 from mmpeft.checkpoints import Watcher, keeper
 from mmpeft.contract import Watch
 from mmpeft.entry import ModelEntry
-from mmpeft.errors import MmpeftError
 from mmpeft.evaluate import evaluate
 from mmpeft.features import OpenedLater
 from mmpeft.leases import PLACE
-from mmpeft.loading import Loaded
+from mmpeft.loading import Loaded, halve, use_kernel
 from mmpeft.monitor import Monitor, asked_on_the_way, due, provenance
 from mmpeft.plan import Planned
 from mmpeft.pre_step import base_of
@@ -67,7 +66,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
         encoder.features |= features_of(loaded, other.task, other.examples, progress)
 
     device = own_device()
-    _prepare(loaded.model, loaded.entry, spec)  # after the pictures, whose features are kept in full precision
+    prepare(loaded.model, loaded.entry, spec)  # after the pictures, whose features are kept in full precision
     model = loaded.model.to(device)
     # Not around the training: it would keep a weight's bf16 copy over the step that changes the weight.
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=spec.train.precision == "bf16")
@@ -163,7 +162,7 @@ def own_device() -> torch.device:
 def fresh_base(spec: RunSpec) -> nn.Module:
     """The base of a run, loaded anew, in the kernel and the number formats that the run asks for."""
     loaded = base_of(spec)
-    _prepare(loaded.model, loaded.entry, spec)
+    prepare(loaded.model, loaded.entry, spec)
     return loaded.model
 
 
@@ -172,20 +171,15 @@ def num_parameters(model: nn.Module) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if ".original_module." not in name)
 
 
-def _prepare(model: nn.Module, entry: ModelEntry, spec: RunSpec) -> None:
+def prepare(model: nn.Module, entry: ModelEntry, spec: RunSpec) -> None:
     """Attention kernel and number formats of a base: under bf16 only what stays frozen is kept in it.
 
     Raises:
         MmpeftError: The kernel is not installed, or not for this device.
     """
-    kernel = spec.train.attention_implementation
-    if kernel != "sdpa":
-        try:
-            cast(Any, model).set_attn_implementation(kernel)
-        except (ImportError, ValueError) as error:
-            raise MmpeftError(f"train.attention_implementation: {kernel} does not load: {error}") from None
+    use_kernel(model, spec.train.attention_implementation, "train")
     if spec.train.precision == "bf16":
-        model.to(torch.bfloat16)
+        halve(model)
         for path in (*spec.method.trained_parts(entry), *([entry.connector] if spec.connector.tuned else [])):
             model.get_submodule(path).float()
 

@@ -177,6 +177,9 @@ class PreStepSpec(Part):
             raise ValueError("pre_step.train.learning_rate: missing; set it")
         if (self.train.num_epochs is None) == (self.train.num_steps is None):
             raise ValueError("pre_step.train.num_epochs, num_steps: set exactly one of them")
+        if self.train.batch_size % (parts := self.train.gradient_accumulation_steps):
+            size = self.train.batch_size
+            raise ValueError(f"pre_step.train.gradient_accumulation_steps: {parts} do not divide a batch of {size}")
         return self
 
 

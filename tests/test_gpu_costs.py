@@ -122,6 +122,20 @@ def test_too_little_memory_is_a_result(bench: ModuleType, measured: GpuCosts, re
     assert row.answering(2000, 2, 1).token_seconds == []
 
 
+def test_a_measurement_that_runs_out_of_memory_late_is_made_again_with_fewer(bench: ModuleType, measured: GpuCosts) -> None:
+    (spec,) = [spec for spec in bench.asked("llava-1.5-7b", "smoke") if bench.name_of(spec) == "lora/mlp/frozen"]
+
+    class Tight(bench.Bench):  # type: ignore[name-defined, misc]
+        def steps(self, size: int, number: int) -> list[float]:
+            if number > bench.TRIAL_STEPS and size > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return list(super().steps(size, number))
+
+    settings = {"batch_size": 4, "most": 4, "num_steps": 1, "answers": 1, "num_new_tokens": 2, "repetitions": 1}
+    found = bench._found(Tight(spec, bench.shrunk(known("llava-1.5-7b")), measured.shape, CPU), settings)
+    assert (found["largest_batch"], found["batch_size"], len(found["step_seconds"])) == (4, 1, 1)
+
+
 @pytest.mark.parametrize("start", [1, 3, 8])
 def test_the_largest_batch_is_found_by_doubling_and_halving(bench: ModuleType, start: int) -> None:
     for most in (1, 8, 50):
@@ -208,6 +222,10 @@ def test_what_does_not_fit_is_said_and_breaks_no_page() -> None:
         ("NVIDIA H100 80GB HBM3", "h100"),
         ("NVIDIA A100-SXM4-40GB", "a100-40"),
         ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA GH200 480GB", None),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA A100 80GB PCIe", "a100-80"),
         ("cpu x86_64", None),
     ],
 )

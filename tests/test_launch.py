@@ -35,7 +35,7 @@ def spec_of(**train: Any) -> RunSpec:
             "method": {"name": "lora", "r": 2},
             "connector": {"tuned": True, "learning_rate": 0.001},
             "train": {**fields, **train},
-            "eval": {"num_examples": 4},
+            "eval": {"num_examples": 7, "batch_size": 2},
         }
     )
 
@@ -83,15 +83,15 @@ def test_two_processes_that_hold_half_of_every_weight_give_the_curve_of_one(
 
 
 def test_a_sharded_run_goes_on_from_its_pieces_bit_by_bit(tmp_path: Path) -> None:
-    launch = Sharded(tmp_path, 2, configuration("fsdp"), checkpoint_every=5)
-    whole = launch(spec_of(num_steps=8))
+    spec = RunSpec.from_dict({**spec_of().model_dump(), "method": {"name": "lora", "r": 2, "lora_dropout": 0.3}})
+    whole = Sharded(tmp_path, 2, configuration("fsdp"), checkpoint_every=5)(spec)
     path = Store(tmp_path).checkpoint_path(whole.record.run_id)
     assert sorted(piece.name for piece in shards_of(path).iterdir()) == ["5.0.safetensors", "5.1.safetensors"]
     said, tensors = read(path)
     assert not [name for name in tensors if not name.startswith("generator")]
     said["curve"][0][1] = 99.0  # nobody makes this step again
     save_file(tensors, path, metadata={"run": json.dumps(said)})
-    again = Sharded(tmp_path, 2, configuration("fsdp"))(spec_of(num_steps=8))
+    again = Sharded(tmp_path, 2, configuration("fsdp"))(spec)
     assert again.record.curve == [(0, 99.0), *whole.record.curve[1:]]
     assert again.predictions == whole.predictions
     Store(tmp_path).save(*again)
@@ -102,10 +102,41 @@ def test_who_cannot_go_on_from_a_checkpoint_is_told_before_anything_starts(tmp_p
     alone = Launch(tmp_path, checkpoint_every=4)
     alone(spec_of())
     with pytest.raises(MmpeftError, match="kept by 1 processes, this run has 2; launch as many, or remove the file"):
-        Launch(tmp_path, processes=2).check(spec_of())
+        Launch(tmp_path, processes=2)(spec_of())
     with pytest.raises(MmpeftError, match="held the weights whole, these hold them in pieces; take ddp, or remove the file"):
-        Launch(tmp_path, 1, configuration("fsdp")).check(spec_of())
-    alone.check(spec_of())
+        Launch(tmp_path, 1, configuration("fsdp"))(spec_of())
+    with pytest.raises(MmpeftError, match="checkpoints: neither kept nor taken up under zero3; take fsdp"):
+        Launch(tmp_path, 1, configuration("zero3"))(spec_of())
+
+
+def test_a_checkpoint_that_one_run_cannot_take_up_does_not_stop_the_others(tmp_path: Path) -> None:
+    stale, other = Planned.of(spec_of()), Planned.of(spec_of(learning_rate=0.02))
+    store = Store(tmp_path)
+    Launch(tmp_path, processes=2, checkpoint_every=4)(stale.spec)
+    Launch(tmp_path).check(stale.spec)
+    summary = run_missing([stale, other], store, progress=False, run=Launch(tmp_path))
+    assert (summary.done, summary.failed) == (1, 1)
+    record = store.load(stale.run_id)
+    assert record and record.error and "kept by 2 processes, this run has 1" in record.error
+
+
+def test_the_error_of_another_process_than_the_first_is_the_one_that_is_told(tmp_path: Path) -> None:
+    spec = spec_of()
+    launch = Sharded(tmp_path, 2, configuration("fsdp"), checkpoint_every=5)
+    launch(spec)
+    (shards_of(Store(tmp_path).checkpoint_path(Planned.of(spec).run_id)) / "5.1.safetensors").write_bytes(b"cut off")
+    with pytest.raises(MmpeftError, match=r"5\.1\.safetensors: no checkpoint of this kind .*; remove \w+\.safetensors"):
+        launch(spec)
+
+
+def test_a_checkpoint_left_beside_a_record_goes(tmp_path: Path) -> None:
+    planned, store = Planned.of(spec_of()), Store(tmp_path)
+    store.save(*Launch(tmp_path, checkpoint_every=4)(planned.spec))
+    path = store.checkpoint_path(planned.run_id)
+    shards_of(path).mkdir(parents=True)
+    path.write_bytes(b"")
+    run_missing([planned], store, progress=False)
+    assert not path.exists() and not shards_of(path).exists()
 
 
 def test_shards_without_a_gpu_are_refused_and_not_left_out(tmp_path: Path) -> None:
@@ -170,7 +201,7 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused_by_the_command_before_any_r
 def test_one_process_is_no_launch(tmp_path: Path) -> None:
     record, predictions, _ = Launch(tmp_path, processes=1, checkpoint_every=4)(spec_of())
     assert record.curve == run(spec_of()).record.curve
-    assert len(predictions) == 4
+    assert len(predictions) == 7
     assert Store(tmp_path).checkpoint_path(record.run_id).exists()
 
 
@@ -197,10 +228,14 @@ def test_every_option_of_a_shipped_configuration_is_one_that_the_launcher_knows(
 
 def test_what_shards_cannot_give_is_refused_before_anything_starts(tmp_path: Path) -> None:
     zero3 = configuration("zero3")
-    with pytest.raises(MmpeftError, match="checkpoints: not kept under zero3; take fsdp"):
-        Launch(tmp_path, 2, zero3, checkpoint_every=10)(spec_of())
-    with pytest.raises(MmpeftError, match="checkpoints: not kept under zero3; take fsdp"):
-        Launch(tmp_path, 2, zero3, checkpoint_every=10).pre_step(spec_of())
+    first = tmp_path / "fsdp1.yaml"
+    first.write_text("distributed_type: FSDP\nnum_processes: 2\nfsdp_config: {fsdp_version: 1}\n", encoding="utf-8")
+    for path in (zero3, first):
+        refused = f"checkpoints: neither kept nor taken up under {path.stem}; take fsdp"
+        with pytest.raises(MmpeftError, match=refused):
+            Launch(tmp_path, 2, path, checkpoint_every=10)(spec_of())
+        with pytest.raises(MmpeftError, match=refused):
+            Launch(tmp_path, 2, path, checkpoint_every=10).pre_step(spec_of())
     asked = RunSpec.from_dict({**spec_of().model_dump(), "track": {"every_epochs": 1}})
     with pytest.raises(MmpeftError, match="nothing can be asked on the way where zero3 cuts weights; take ddp"):
         Launch(tmp_path, 2, zero3)(asked)

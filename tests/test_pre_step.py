@@ -235,3 +235,9 @@ def test_a_scale_named_after_another_takes_what_questions_say_at_that_one() -> N
     tuned, paper = load_question("capacity", "paper-tuned"), load_question("capacity", "paper")
     assert [variant.method.size for variant in tuned.variants] == [variant.method.size for variant in paper.variants]
     assert tuned.variants != load_question("capacity", "tiny").variants
+
+
+def test_passes_that_do_not_divide_the_batch_of_a_pre_step_are_said() -> None:
+    odd = {**PRE_STEP, "train": {**PRE_STEP["train"], "gradient_accumulation_steps": 3}}
+    with pytest.raises(MmpeftError, match=r"pre_step\.train\.gradient_accumulation_steps: 3 do not divide a batch of 4"):
+        spec_of(pre_step=odd)

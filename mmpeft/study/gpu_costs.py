@@ -95,8 +95,14 @@ class GpuCosts(Series):
 
     @property
     def sheet(self) -> str | None:
-        """The name of the device's sheet: ``NVIDIA A100-SXM4-80GB`` has that of ``a100-80``; None where there is none."""
-        return next((name for name in GPUS if all(word in self.device.lower() for word in name.split("-"))), None)
+        """The name of the device's sheet: ``NVIDIA A100-SXM4-80GB`` has that of ``a100-80``; None where there is none.
+
+        The sheets of H100 and H200 are those of the SXM cards.
+        """
+        words = {word.removesuffix("gb") for word in re.findall("[a-z0-9]+", self.device.lower())}
+        if words & {"pcie", "nvl"} and not words & {"a100"}:
+            return None
+        return next((name for name in GPUS if set(name.split("-")) <= words), None)
 
     @property
     def flops(self) -> float:
