@@ -18,6 +18,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from mmpeft.attach import attach
 from mmpeft.calc import Setup, Shape, Sizes, kept_bytes, step_flops
 from mmpeft.entry import LLAVA_PARTS, ModelEntry, dims_of
+from mmpeft.loading import halve
 from mmpeft.methods import METHODS, Method
 from mmpeft.spec import parse
 from mmpeft.train import answer_loss, recompute_activations
@@ -96,7 +97,7 @@ def measure(name: str, method: Method, location: str, tuned: bool, half: bool, a
     connector = sum(p.numel() for p in model.get_submodule(ENTRY.connector).parameters())
     sizes = Sizes(dims_of(model.config), 0, connector, VISION_WIDTH, IMAGE_TOKENS)
     if half:
-        model.to(torch.bfloat16)
+        halve(model)
         for path in (*method.trained_parts(ENTRY), *([ENTRY.connector] if tuned else [])):
             model.get_submodule(path).float()
     inputs = batch(MODELS[name][-1])

@@ -26,7 +26,6 @@ from torch import nn
 
 from mmpeft.attach import attach, parameter_groups, save_adapter
 from mmpeft.batches import Encoder
-from mmpeft.files import write_whole
 from mmpeft.models import load
 from mmpeft.plan import Question, load_question
 from mmpeft.records import Store, utc_now
@@ -212,7 +211,7 @@ def main() -> None:
         return
     measurement = measure(arguments, question)
     path = path_of(Store(arguments.store), arguments.model)
-    write_whole(path, (measurement.model_dump_json(indent=1, by_alias=True) + "\n").encode())
+    measurement.save(path)
     report(measurement)
     print(f"written: {os.path.relpath(path)}")
 

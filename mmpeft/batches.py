@@ -3,8 +3,10 @@
 Shapes: B batch, T tokens, N image tokens, D channels of a patch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +17,18 @@ from mmpeft.loading import Loaded
 from mmpeft.task import Example
 
 IGNORED = -100
+
+Made = TypeVar("Made")
+
+
+def ahead(wanted: Iterable[Made]) -> Iterator[Made]:
+    """The same, each made beside whoever uses the one before: pictures are opened while the model computes."""
+    coming = iter(wanted)
+    with ThreadPoolExecutor(1) as beside:
+        following = beside.submit(next, coming, None)
+        while (found := following.result()) is not None:
+            following = beside.submit(next, coming, None)
+            yield found
 
 
 @dataclass

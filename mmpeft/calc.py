@@ -19,7 +19,7 @@ import pandas as pd
 from mmpeft.entry import Dims, Location
 from mmpeft.errors import MmpeftError
 from mmpeft.methods import Method
-from mmpeft.models import MODELS, known
+from mmpeft.models import MODELS, Model, known
 from mmpeft.spec import RunSpec
 
 GIB = 2**30
@@ -50,6 +50,10 @@ class Sizes:
         """All parameters: decoder, vision encoder, connector."""
         return self.dims.num_parameters + self.vision_encoder + self.connector
 
+    def shape(self, prompt: int, answer: int) -> "Shape":
+        """The sequences of a prompt and an answer of so many tokens, with a picture before them."""
+        return Shape(self.num_image_tokens + prompt + answer, answer + 1)
+
 
 ENCODERS = {"clip_vision_model": 303_507_456, "mmpeft_lite_encoder": 4_652_008}
 """Parameters of the vision encoders: CLIP ViT-L/14 at 336 pixels, EfficientNet-lite0."""
@@ -65,11 +69,16 @@ def sizes_of(model: str) -> Sizes:
     found = known(model)
     if found.entry.kind != "llava" or found.dims is None:
         raise MmpeftError(f"model '{model}': the calculator knows LLaVA's parts alone; take one of {', '.join(costed())}.")
-    vision, width = found.config["vision_config"], found.dims.hidden_size
+    return sizes_in(found, ENCODERS[found.config["vision_config"]["model_type"]])
+
+
+def sizes_in(model: Model, encoder: int) -> Sizes:
+    """The same from an entry with such parts, whose vision encoder has so many parameters."""
+    assert model.dims is not None
+    vision, width = model.config["vision_config"], model.dims.hidden_size
     connector = (vision["hidden_size"] + 1) * width + (width + 1) * width
-    encoder = ENCODERS[vision["model_type"]]
-    flops = 0.0 if found.caches_features else _encoder_flops(vision, encoder)
-    return Sizes(found.dims, encoder, connector, vision["hidden_size"], found.num_image_tokens, flops)
+    flops = 0.0 if model.caches_features else _encoder_flops(vision, encoder)
+    return Sizes(model.dims, encoder, connector, vision["hidden_size"], model.num_image_tokens, flops)
 
 
 def _encoder_flops(vision: Mapping[str, Any], num_parameters: int) -> float:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import nn
 
-from mmpeft.batches import Encoder
+from mmpeft.batches import Encoder, ahead
 from mmpeft.task import Example, Scored, Task
 
 
@@ -14,7 +16,7 @@ from mmpeft.task import Example, Scored, Task
 def generate(
     model: nn.Module, encoder: Encoder, examples: Sequence[Example], max_new_tokens: int, batch_size: int = 64
 ) -> list[str]:
-    """The model's greedy answer to each example, in order.
+    """The model's greedy answer to each example, in order; the processes of a launch share the batches, and all get all answers.
 
     Args:
         model: In evaluation mode, with or without a method on it.
@@ -28,16 +30,20 @@ def generate(
     image = encoder.loaded.image_token_id  # no answer holds a picture
     lengths = [len(encoder.prompt_ids(e)) for e in examples]
     order = sorted(range(len(examples)), key=lambda i: (lengths[i], i))
-    answers = [""] * len(examples)
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size]
-        inputs = {k: v.to(device) for k, v in encoder.prompt_batch([examples[i] for i in indices]).items()}
+    process = PartialState()
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    mine = batches[process.process_index :: process.num_processes]
+    answers: dict[int, str] = {}
+    for indices, batch in zip(mine, ahead(encoder.prompt_batch([examples[i] for i in each]) for each in mine), strict=True):
+        inputs = {k: v.to(device) for k, v in batch.items()}
         del inputs["position_ids"]  # generate makes its own, right under left padding and behind a prefix
         out = cast(Any, model).generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens, suppress_tokens=[image])
         new = out[:, inputs["input_ids"].shape[1] :]
-        for i, text in zip(indices, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-            answers[i] = text.strip()
-    return answers
+        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+        answers |= {i: text.strip() for i, text in zip(indices, texts, strict=True)}
+    for others in gather_object([answers]):
+        answers |= others
+    return [answers[i] for i in range(len(examples))]
 
 
 def predictions(examples: Sequence[Example], answers: Sequence[str], scored: Scored) -> list[dict[str, Any]]:

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mmpeft.errors import MmpeftError, RunFailed
+from mmpeft.files import forget_checkpoint
 from mmpeft.leases import PLACE
 from mmpeft.plan import Planned
 from mmpeft.records import Outcome, Record, Store, utc_now
@@ -95,6 +96,9 @@ def run_missing(
     if retry_failed:
         for failed in store.failed(planned):
             store.forget(failed.run_id)
+    for left in store.checkpoints():  # of a run killed between its record and this
+        if (record := store.load(left.stem)) and record.status == "ok":
+            forget_checkpoint(left)
     missing = store.missing(planned)
     engine = engine or (serial if workers == 1 else partial(processes, workers=workers))
     ended: Counter[str] = Counter()

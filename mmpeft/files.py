@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -64,6 +65,17 @@ def in_its_place(path: Path) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
     _flush(path.parent)
+
+
+def shards_of(checkpoint: Path) -> Path:
+    """The folder beside a checkpoint for weights that several processes hold in pieces."""
+    return checkpoint.with_suffix(".shards")
+
+
+def forget_checkpoint(checkpoint: Path) -> None:
+    """Removes a checkpoint, if there is one, with its pieces."""
+    shutil.rmtree(shards_of(checkpoint), ignore_errors=True)
+    checkpoint.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -3,8 +3,8 @@
     Launch(spec) ─► accelerate launch … -m mmpeft.launch FOLDER ─► run(spec) in every process ─► the first one's record
 
 The lease stays with the process that launches, so that engines need not know: a run on eight GPUs is a run. The processes
-train together (`mmpeft.train`); each then asks and checks the whole model, and the first one's answers count. A pre-step that is
-missing is made before, by other processes of the same number.
+train together (`mmpeft.train`) and share the questions (`mmpeft.evaluate`); each checks the whole model, and the record of the
+first counts. A pre-step that is missing is made before, by other processes of the same number.
 """
 
 import json
@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -31,10 +32,10 @@ from mmpeft.spec import RunSpec
 PARENT = "MMPEFT_LAUNCHED_BY"
 """The environment variable with the process id of the launching process."""
 
-EVERY_STEPS = 100
-"""Between two checkpoints, where a run goes on from one and nothing was said."""
-
 PARENT_POLL_SECONDS = 2.0
+GRACE_SECONDS = 20.0
+"""How long another process waits for the record of the first, when it ends with an error."""
+
 ERROR = "error.txt"
 SILENCE = "nothing was said"
 
@@ -62,21 +63,36 @@ class Launch:
         """The run, made here or by processes of its own.
 
         Raises:
-            MmpeftError: The run failed in them, or asks what shards cannot give.
+            MmpeftError: The run failed in them, asks what shards cannot give, or has a checkpoint that they cannot take up.
         """
+        if not self.alone:
+            self.check(spec)
+            self._check_kept(self._checkpoint(spec))
+        if spec.pre_step:
+            self.pre_step(spec)
         if self.alone:
             from mmpeft.run import run
 
-            path = Store(self.store).checkpoint_path(Planned.of(spec).run_id)
-            if self.checkpoint_every is None and not path.exists():
-                return run(spec)
-            return run(spec, checkpoint=path, checkpoint_every=self.checkpoint_every or EVERY_STEPS)
-        self.check(spec)
-        if spec.pre_step:
-            self.pre_step(spec)
+            return run(spec, checkpoint=self._checkpoint(spec), checkpoint_every=self.checkpoint_every)
         with tempfile.TemporaryDirectory(prefix="mmpeft-launch-") as folder:
             code, lines = self._ended(spec, Path(folder), pre_step=False)
-            return _brought_back(Store(folder), Planned.of(spec).run_id, code, lines)
+            return _brought_back(Path(folder), Planned.of(spec).run_id, code, lines)
+
+    def _check_keeping(self) -> None:
+        if self.accelerate and not keeps(self.accelerate):
+            name = self.accelerate.stem
+            raise MmpeftError(f"checkpoints: neither kept nor taken up under {name}; take fsdp, or leave out --checkpoint-every.")
+
+    def _check_kept(self, checkpoint: Path) -> None:
+        """Looks whether the processes can go on from a checkpoint, if it is there: before they start."""
+        if checkpoint.exists():
+            from mmpeft.checkpoints import check_kept
+
+            self._check_keeping()
+            check_kept(checkpoint, self.num_processes, self.accelerate is not None and shards(self.accelerate))
+
+    def _checkpoint(self, spec: RunSpec) -> Path:
+        return Store(self.store).checkpoint_path(Planned.of(spec).run_id)
 
     @property
     def alone(self) -> bool:
@@ -89,16 +105,22 @@ class Launch:
         Raises:
             MmpeftError: They could not be made.
         """
+        if self.checkpoint_every is not None:
+            self._check_keeping()
         from mmpeft.pre_step import ensured, make
 
-        return ensured(spec, make if self.alone else self._make_pre_step)
+        alone = partial(make, checkpoint_every=self.checkpoint_every)
+        return ensured(spec, alone if self.alone else self._make_pre_step)
 
     def _make_pre_step(self, spec: RunSpec) -> None:
+        from mmpeft.pre_step import checkpoint_of, kept_at
+
+        assert spec.pre_step is not None
+        self._check_kept(checkpoint_of(kept_at(spec.model, spec.pre_step)))
         with tempfile.TemporaryDirectory(prefix="mmpeft-launch-") as folder:
             code, lines = self._ended(spec, Path(folder), pre_step=True)
-            error = Path(folder) / ERROR
-            if error.exists():
-                raise MmpeftError(error.read_text(encoding="utf-8"))
+            if error := _left_error(Path(folder)):
+                raise MmpeftError(error)
             if code:
                 raise MmpeftError(f"the processes of the pre-step ended with code {code}: {_cause(lines)}")
 
@@ -140,13 +162,11 @@ class Launch:
         """
         learning = [spec.train] if spec.method.trains else []
         for train in (*learning, *([spec.pre_step.train] if spec.pre_step else [])):
-            train.check_parts(self.num_processes)
-        if self.accelerate is None or not shards(self.accelerate):
-            return
-        if self.checkpoint_every is not None:
-            raise MmpeftError(f"checkpoints: not kept where {self.accelerate.stem} cuts weights; leave out --checkpoint-every.")
-        if spec.track.wanted:
+            train.passes(self.num_processes)
+        if self.accelerate and shards(self.accelerate) and spec.track.wanted:
             raise MmpeftError(f"track: nothing can be asked on the way where {self.accelerate.stem} cuts weights; take ddp.")
+        if self.checkpoint_every is not None:
+            self._check_keeping()
 
 
 def configuration(name: str) -> Path:
@@ -171,15 +191,40 @@ def shards(path: Path) -> bool:
     return yaml.safe_load(path.read_text(encoding="utf-8")).get("distributed_type") in ("FSDP", "DEEPSPEED")
 
 
-def _brought_back(made: Store, run_id: str, code: int, said: list[str]) -> Outcome:
+def keeps(path: Path) -> bool:
+    """Whether a training under this configuration can be kept on the way: of cut weights, those of FSDP 2 alone."""
+    said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return not shards(path) or int(said.get("fsdp_config", {}).get("fsdp_version", 1)) == 2
+
+
+def _brought_back(folder: Path, run_id: str, code: int, said: list[str]) -> Outcome:
+    """What the processes made.
+
+    Raises:
+        MmpeftError: The error of the first process; or that of another, which the first met as a lost connection alone.
+    """
+    made, error = Store(folder), _left_error(folder)
     record = made.load(run_id)
     if record is None:
-        raise MmpeftError(f"the processes of the run ended with code {code} and no record: {_cause(said)}")
+        raise MmpeftError(error or f"the processes of the run ended with code {code} and no record: {_cause(said)}")
     if record.status == "failed":
-        raise RunFailed(str(record.error), record.curve, record.contract)
+        own = str(record.error)
+        raise RunFailed(own if error in own else error, record.curve, record.contract)
     tracked = made.tracked_lines(run_id) if record.tracked_sha256 else ()
     predictions = made.predictions(run_id).to_dict("records") if record.predictions_sha256 else []
     return Outcome(record, [{str(name): value for name, value in row.items()} for row in predictions], tracked)
+
+
+def _leave_error(folder: Path, error: Exception) -> None:
+    """Writes down what went wrong in one of the processes, if it was the first to meet something."""
+    said = str(error) if isinstance(error, MmpeftError) else f"{type(error).__name__}: {error}"
+    with suppress(FileExistsError), (folder / ERROR).open("x", encoding="utf-8") as file:
+        file.write(said)
+
+
+def _left_error(folder: Path) -> str:
+    """What was written down; empty if nothing was."""
+    return (folder / ERROR).read_text(encoding="utf-8") if (folder / ERROR).exists() else ""
 
 
 def _cause(said: Sequence[str]) -> str:
@@ -202,7 +247,8 @@ def _end_with(parent: int) -> None:
 def main(folder: Path) -> None:
     """One of the processes: makes the run with the others; the first one leaves its record in the folder.
 
-    Or the pre-step, whose weights go into the cache; then an error is left, if there is one.
+    Or the pre-step, whose weights go into the cache. An error is left in the folder, and ends the launch with all its processes:
+    the others may wait for this one.
     """
     from mmpeft.pre_step import make as make_pre_step
 
@@ -211,18 +257,26 @@ def main(folder: Path) -> None:
     spec = RunSpec.from_dict(order["spec"])
     if order["pre_step"]:
         try:
-            make_pre_step(spec)
+            make_pre_step(spec, order["checkpoint_every"])
         except Exception as error:
-            said = str(error) if isinstance(error, MmpeftError) else f"{type(error).__name__}: {error}"
-            (folder / ERROR).write_text(said, encoding="utf-8")
+            _leave_error(folder, error)
             raise
         return
     alone = Launch(Path(order["store"]), checkpoint_every=order["checkpoint_every"])
+    store, planned = Store(folder), Planned.of(spec)
     if os.environ["RANK"] == "0":
-        make(Planned.of(spec), Store(folder), alone)
+        make(planned, store, alone)
+        if store.failed([planned]):
+            sys.exit(1)
         return
-    with suppress(MmpeftError):  # all meet it; the first one writes it down
+    try:
         alone(spec)
+    except MmpeftError as error:
+        _leave_error(folder, error)
+        until = time.monotonic() + GRACE_SECONDS
+        while not store.has(planned.run_id) and time.monotonic() < until:  # the first one may have met it too
+            time.sleep(PARENT_POLL_SECONDS / 10)
+        raise
 
 
 if __name__ == "__main__":

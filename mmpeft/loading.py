@@ -77,6 +77,34 @@ class Loaded:
         return FeatureStore(encoder, self.pixels, folder) if isinstance(encoder, CachedEncoder) else LivePixels(self.pixels)
 
 
+def halve(model: nn.Module) -> None:
+    """Nothing; the model's parameters are kept in bf16 from here on.
+
+    Its buffers stay, as when a checkpoint is loaded in bf16: rotary frequencies of eight bits turn far tokens by the wrong angle.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def use_kernel(model: Any, kernel: str, where: str) -> None:
+    """Nothing; the model computes attention with this kernel from here on.
+
+    Args:
+        model: A model of transformers.
+        kernel: Its name there.
+        where: The field that asks for it, up to its own name, as an error says it.
+
+    Raises:
+        MmpeftError: The kernel is not installed, or not for this device.
+    """
+    if kernel == "sdpa":  # what every model is loaded with
+        return
+    try:
+        model.set_attn_implementation(kernel)
+    except (ImportError, ValueError) as error:
+        raise MmpeftError(f"{where}.attention_implementation: {kernel} does not load: {error}") from None
+
+
 def fingerprint_of(folder: Path, language_model: Wheel | None = None) -> str:
     """16 hex digits over the files that decide what a packaged model computes, its language model's own package among them."""
     total = hashlib.sha256((language_model.sha256 if language_model else "").encode())
@@ -221,6 +249,16 @@ def on_meta(model: Model) -> nn.Module:
         return architecture_of(model)(configuration(model)).eval()
 
 
+def at_random(model: Model, device: torch.device, precision: Precision = "fp32") -> Loaded:
+    """The model at its full size with random weights, made in this precision on the device itself, for what it costs.
+
+    Its tokenizer is tiny-llava's, whose ids are among the model's.
+    """
+    with device:
+        made = architecture_of(model)._from_config(configuration(model), dtype=DTYPES[precision])
+    return _ready(made, _tokenizer(DATA / "tiny-llava"), model, model.square, model.num_image_tokens)
+
+
 def tiny(model: Model, seed: int = 0, precision: Precision = "fp32") -> Loaded:
     """A random model of some ten thousand parameters with this one's architecture, prompt and way with pictures.
 
@@ -234,7 +272,9 @@ def tiny(model: Model, seed: int = 0, precision: Precision = "fp32") -> Loaded:
     changes = merged(model.tiny, {"text_config": {"vocab_size": len(tokenizer), **known}, **known, **ids})
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made = architecture_of(model)(configuration(model, changes)).to(DTYPES[precision])
+        made = architecture_of(model)(configuration(model, changes))
+    if precision == "bf16":
+        halve(made)
     square = replace(model.square, side=model.tiny_side) if model.square else None
     return _ready(made, tokenizer, model, square, model.tiny_num_image_tokens)
 

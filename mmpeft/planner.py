@@ -89,7 +89,7 @@ class Estimate:
         passes: Of one step, so that it fits: the smallest number that divides the batch.
         peak_bytes: Of one GPU, in training or while answers are written, whichever is more.
         fits: Whether that is within the GPU's memory.
-        hours: From beginning to end: training shared by all its GPUs, and questions, which each GPU asks itself.
+        hours: From beginning to end, training and questions shared by all its GPUs.
         gpu_hours: The same over all its GPUs.
     """
 
@@ -153,7 +153,7 @@ def words_of(task: str) -> Words:
 def shape_of(model: str, task: str) -> Shape:
     """The sequences of a task before a model."""
     words = words_of(task)
-    return Shape(sizes_of(model).num_image_tokens + words.prompt + words.answer, words.answer + 1)
+    return sizes_of(model).shape(words.prompt, words.answer)
 
 
 def num_examples(task: str, split: str, wanted: int | None) -> int:
@@ -217,10 +217,8 @@ class Learning:
         """
         if not self.sources:
             return 0, 0, 0.0
-        if self.train.batch_size % num_gpus:
-            raise MmpeftError(f"--gpus: a batch of {self.train.batch_size} examples cannot be dealt out to {num_gpus}.")
         share = self.train.batch_size // num_gpus
-        sizes = [share // n for n in range(self.train.gradient_accumulation_steps, share + 1) if share % n == 0] or [1]
+        sizes = [share // n for n in range(self.train.passes(num_gpus), share + 1) if share % n == 0]
         shape = max((shape_of(self.model, task) for task, _ in self.sources), key=lambda shape: shape.num_tokens)
         peaks = {size: step_memory(self.setup, size, shape).total for size in sizes}
         size = next((size for size in sizes if peaks[size] <= limit), sizes[-1])
@@ -233,7 +231,7 @@ def estimate(spec: RunSpec, gpu: Gpu, num_gpus: int = 1, used_share: float = USE
     Args:
         spec: The run; its own number of passes is where the search begins.
         gpu: On which.
-        num_gpus: That share one run's training, each with the whole model; each then asks all questions itself.
+        num_gpus: That share one run, each with the whole model.
         used_share: Of the GPU's matrix peak that is reached.
 
     Raises:
@@ -274,8 +272,8 @@ def _estimate(
         passes=passes,
         peak_bytes=peak,
         fits=peak <= limit,
-        hours=(training / num_gpus + asking_seconds) / 3600,
-        gpu_hours=(training + num_gpus * asking_seconds) / 3600,
+        hours=(training + asking_seconds) / num_gpus / 3600,
+        gpu_hours=(training + asking_seconds) / 3600,
     )
 
 
@@ -445,5 +443,5 @@ def assumptions(gpu_name: str, used_share: float = USED_SHARE) -> str:
         "encoder runs in each pass, but for the packaged models, whose features are kept. "
         f"Error of the calculator on {found.num_setups} small models on a CPU: kept bytes {found.memory_median:.1%} (median), "
         f"{found.memory_worst:.1%} (worst); operations {found.flops_median:.1%}, {found.flops_worst:.1%}. "
-        "Hours were not measured on a GPU."
+        "Hours follow from the share that is reached; `benchmarks/gpu_cost.py` measures it on a GPU."
     )

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 
 from mmpeft.attach import attach, part_of
 from mmpeft.batches import Encoder
+from mmpeft.checkpoints import Checkpointer, keeper
 from mmpeft.errors import MmpeftError
-from mmpeft.files import cache_folder, in_its_place
+from mmpeft.files import cache_folder, forget_checkpoint, in_its_place
 from mmpeft.leases import lease
-from mmpeft.loading import Loaded
+from mmpeft.loading import Loaded, use_kernel
 from mmpeft.methods import METHODS
 from mmpeft.models import load
 from mmpeft.registry import fingerprint, task_version
@@ -75,18 +76,25 @@ def kept_at(model: str, pre_step: PreStepSpec) -> Path:
     return cache_folder() / "pre_steps" / f"{model}-{digest}.safetensors"
 
 
-def make(spec: RunSpec) -> None:
+def make(spec: RunSpec, checkpoint_every: int | None = None) -> None:
     """Trains the base on the pre-step's tasks and keeps what trained. The processes of a launch do it together.
+
+    Args:
+        spec: A run that names one.
+        checkpoint_every: Optimizer steps between two checkpoints; None keeps none, unless one lies there to go on from.
 
     Raises:
         MmpeftError: The GPUs are too small, a task has too few examples, or the loss left the finite numbers.
     """
     assert spec.pre_step is not None
-    weights = _trained(load(spec.model, spec.pre_step.train.precision), spec.pre_step)
+    path = kept_at(spec.model, spec.pre_step)
+    checkpoint = checkpoint_of(path)
+    weights = _trained(load(spec.model, spec.pre_step.train.precision), spec.pre_step, keeper(checkpoint, checkpoint_every))
     clear_device_cache(garbage_collection=True)  # what trained is gone; the run's own base comes next
     if os.environ.get("RANK", "0") == "0":
-        with in_its_place(kept_at(spec.model, spec.pre_step)) as temporary:
+        with in_its_place(path) as temporary:
             save_file(weights, temporary, metadata={"sha256": _digest((name, weights[name]) for name in sorted(weights))})
+        forget_checkpoint(checkpoint)
 
 
 def ensured(spec: RunSpec, how: Callable[[RunSpec], None] = make) -> Path:
@@ -109,7 +117,13 @@ def ensured(spec: RunSpec, how: Callable[[RunSpec], None] = make) -> Path:
                 how(spec)
         if not path.exists():
             time.sleep(WAIT_SECONDS)
+    forget_checkpoint(checkpoint_of(path))  # whoever made it may have been killed before that
     return path
+
+
+def checkpoint_of(path: Path) -> Path:
+    """Where the training state of a pre-step lies while its weights are being made."""
+    return path.with_suffix(".checkpoint")
 
 
 def mixed(loaded: Loaded, pre_step: PreStepSpec) -> tuple[Encoder, list[Example]]:
@@ -142,7 +156,7 @@ def check_room(model: nn.Module, memory_bytes: int, num_parts: int) -> None:
         )
 
 
-def _trained(loaded: Loaded, pre_step: PreStepSpec) -> dict[str, Tensor]:
+def _trained(loaded: Loaded, pre_step: PreStepSpec, kept: Checkpointer | None) -> dict[str, Tensor]:
     """The trained weights by name, whole, on the CPU."""
     full, rate = parse(METHODS["full"], {"name": "full"}), pre_step.train.learning_rate
     model = attach(loaded.model, loaded.entry, full, "both", True, pre_step.seed)
@@ -150,9 +164,10 @@ def _trained(loaded: Loaded, pre_step: PreStepSpec) -> dict[str, Tensor]:
         room = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
         check_room(model, room, int(os.environ.get("WORLD_SIZE", "1")) if told_to_shard() else 1)
     encoder, examples = mixed(loaded, pre_step)
+    use_kernel(loaded.model, pre_step.train.attention_implementation, "pre_step.train")  # after the pictures, as in a run
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     groups = [{"name": "all", "params": list(trained.values()), "lr": rate}]
-    done = train(model, groups, examples, encoder.training_batch, pre_step.train, pre_step.seed)
+    done = train(model, groups, examples, encoder.training_batch, pre_step.train, pre_step.seed, checkpointer=kept)
     weights: Mapping[str, Tensor] = done.weights if done.weights is not None else trained
     return {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
 

@@ -5,6 +5,7 @@
     <store>/predictions/<run_id>.track.jsonl.gz   of runs asked on the way: one line an example, its answers over the epochs
     <store>/leases/<run_id>.json              who is doing the run right now
     <store>/checkpoints/<run_id>.safetensors  where a long run can be taken up again; gone once it has a record
+                        <run_id>.shards/      its weights in pieces, where several processes held them so
     <store>/quarantine/                       files that could not be read, set aside
 
 A record is the last thing that a run writes: where there is one, the run is finished.
@@ -30,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 
 from mmpeft import leases
 from mmpeft.errors import MmpeftError, RunFailed
-from mmpeft.files import belonging, pack, waiting, write_whole
+from mmpeft.files import belonging, forget_checkpoint, pack, waiting, write_whole
 from mmpeft.plan import Planned, Question
 from mmpeft.spec import RunSpec
 
@@ -98,7 +99,7 @@ class Record(BaseModel):
         scores: Fractions 0–1: ``score``, the task's main metric, ``unparsed``, and others.
         cost: trainable_params, total_params, train_seconds, eval_seconds, examples_per_second,
             peak_memory_bytes, adapter_bytes.
-        curve: Training loss as (step, loss); None where it was not finite.
+        curve: Training loss as (step, loss), to five digits; None where it was not finite.
         track: What it scored on the way, in the order of epochs and tasks.
         contract: What the run proved about itself.
         environment: git_commit, git_dirty, python, torch, transformers, peft, accelerate, device, threads.
@@ -136,9 +137,13 @@ class Record(BaseModel):
 
     @field_validator("curve", mode="before")
     @classmethod
-    def _say_none_for_not_finite(cls, curve: Any) -> Any:
-        """JSON has no NaN, and the curve of a run that failed for one is worth keeping."""
-        return [(step, loss if loss is None or not isinstance(loss, float) or isfinite(loss) else None) for step, loss in curve]
+    def _written_to_five_digits(cls, curve: Any) -> Any:
+        """JSON has no NaN, and the curve of a run that failed for one is worth keeping: None stands for what is not finite."""
+
+        def written(loss: Any) -> Any:
+            return (round(loss, 5) if isfinite(loss) else None) if isinstance(loss, float) else loss
+
+        return [(step, written(loss)) for step, loss in curve]
 
     @classmethod
     def failure(cls, planned: Planned, error: str, started_at: str, found: RunFailed | None = None) -> "Record":
@@ -232,7 +237,7 @@ class Store:
             if packed:
                 waiting(path).replace(path)
         if record.status == "ok":  # a failed run may be taken up again where it was
-            self.checkpoint_path(record.run_id).unlink(missing_ok=True)
+            forget_checkpoint(self.checkpoint_path(record.run_id))
 
     def load(self, run_id: str) -> Record | None:
         """The record of this run, or None; one that cannot be read is set aside with a warning."""

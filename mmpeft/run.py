@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -21,14 +21,13 @@ from torch import Tensor, nn
 
 from mmpeft.attach import attach, parameter_groups
 from mmpeft.batches import Encoder
-from mmpeft.checkpoints import Checkpointer, Watcher
+from mmpeft.checkpoints import Watcher, keeper
 from mmpeft.contract import Watch
 from mmpeft.entry import ModelEntry
-from mmpeft.errors import MmpeftError
 from mmpeft.evaluate import evaluate
 from mmpeft.features import OpenedLater
 from mmpeft.leases import PLACE
-from mmpeft.loading import Loaded
+from mmpeft.loading import Loaded, halve, use_kernel
 from mmpeft.monitor import Monitor, asked_on_the_way, due, provenance
 from mmpeft.plan import Planned
 from mmpeft.pre_step import base_of
@@ -42,14 +41,14 @@ from mmpeft.train import train
 _PROBE_EXAMPLES = 4  # examples on which logits are compared for the contract
 
 
-def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, checkpoint_every: int = 100) -> Outcome:
+def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, checkpoint_every: int | None = None) -> Outcome:
     """The record of a run and its predictions, one row an example; those made on the way too, if any are wanted.
 
     Args:
         spec: What to run.
         progress: Whether missing vision features are computed under a progress bar.
         checkpoint: Where the training state is kept on the way, and taken up from; None keeps none.
-        checkpoint_every: Optimizer steps between two checkpoints.
+        checkpoint_every: Optimizer steps between two checkpoints; None keeps none, unless one lies there to go on from.
 
     Raises:
         TrainingDiverged: On a loss that is not finite.
@@ -67,7 +66,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
         encoder.features |= features_of(loaded, other.task, other.examples, progress)
 
     device = own_device()
-    _prepare(loaded.model, loaded.entry, spec)  # after the pictures, whose features are kept in full precision
+    prepare(loaded.model, loaded.entry, spec)  # after the pictures, whose features are kept in full precision
     model = loaded.model.to(device)
     # Not around the training: it would keep a weight's bf16 copy over the step that changes the weight.
     precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=spec.train.precision == "bf16")
@@ -89,10 +88,10 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
     if spec.method.trains:
         groups = parameter_groups(model, loaded.entry, spec.train.learning_rate, spec.connector.learning_rate)
         watchers: dict[str, Watcher] = {"contract": watch, "monitor": monitor}
-        keeper = Checkpointer(checkpoint, checkpoint_every, watchers) if checkpoint else None
-        trained = train(model, groups, training, encoder.training_batch, spec.train, spec.seed, watch.gradients, ask, keeper)
+        kept = keeper(checkpoint, checkpoint_every, watchers)
+        trained = train(model, groups, training, encoder.training_batch, spec.train, spec.seed, watch.gradients, ask, kept)
         steps, curve = trained.num_steps, trained.curve
-        seconds_before = keeper.seconds_before if keeper else 0.0
+        seconds_before = kept.seconds_before if kept else 0.0
         if trained.weights is not None:
             model = loaded.model = fresh_base(spec).to(device)
             model = attach(model, loaded.entry, spec.method, spec.location, spec.connector.tuned, spec.seed)
@@ -163,7 +162,7 @@ def own_device() -> torch.device:
 def fresh_base(spec: RunSpec) -> nn.Module:
     """The base of a run, loaded anew, in the kernel and the number formats that the run asks for."""
     loaded = base_of(spec)
-    _prepare(loaded.model, loaded.entry, spec)
+    prepare(loaded.model, loaded.entry, spec)
     return loaded.model
 
 
@@ -172,20 +171,15 @@ def num_parameters(model: nn.Module) -> int:
     return sum(p.numel() for name, p in model.named_parameters() if ".original_module." not in name)
 
 
-def _prepare(model: nn.Module, entry: ModelEntry, spec: RunSpec) -> None:
+def prepare(model: nn.Module, entry: ModelEntry, spec: RunSpec) -> None:
     """Attention kernel and number formats of a base: under bf16 only what stays frozen is kept in it.
 
     Raises:
         MmpeftError: The kernel is not installed, or not for this device.
     """
-    kernel = spec.train.attention_implementation
-    if kernel != "sdpa":
-        try:
-            cast(Any, model).set_attn_implementation(kernel)
-        except (ImportError, ValueError) as error:
-            raise MmpeftError(f"train.attention_implementation: {kernel} does not load: {error}") from None
+    use_kernel(model, spec.train.attention_implementation, "train")
     if spec.train.precision == "bf16":
-        model.to(torch.bfloat16)
+        halve(model)
         for path in (*spec.method.trained_parts(entry), *([entry.connector] if spec.connector.tuned else [])):
             model.get_submodule(path).float()
 

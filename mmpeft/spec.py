@@ -65,7 +65,8 @@ class TrainSpec(Part):
         max_grad_norm: Gradients are clipped to this norm.
         max_length: Longest sequence in tokens, image tokens included.
         precision: Number format of the forward pass and of frozen weights; what trains is kept in fp32.
-        gradient_accumulation_steps: Forward and backward passes that make one step, each on its part of the batch.
+        gradient_accumulation_steps: Forward and backward passes that make one step, each on its part of the batch; several
+            processes share them.
         gradient_checkpointing: Whether activations inside a decoder layer are computed again instead of kept.
         attention_implementation: transformers' name of the attention kernel.
     """
@@ -86,20 +87,19 @@ class TrainSpec(Part):
     gradient_checkpointing: bool = False
     attention_implementation: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 
-
-    def check_parts(self, num_processes: int) -> None:
-        """Looks whether so many processes can share a batch: each makes as many passes, all of one size.
+    def passes(self, num_processes: int = 1) -> int:
+        """How many passes each of so many processes makes in a step: all of one size, none larger than one process alone makes.
 
         Raises:
-            MmpeftError: They cannot.
+            MmpeftError: They cannot share a batch.
         """
-        parts = num_processes * self.gradient_accumulation_steps
-        if self.batch_size % parts:
+        if self.batch_size % num_processes:
             raise MmpeftError(
-                f"train.batch_size: {self.batch_size} examples cannot be dealt out to {num_processes} processes × "
-                f"{self.gradient_accumulation_steps} passes; take a multiple of {parts}, other --processes, or fewer "
-                "train.gradient_accumulation_steps."
+                f"train.batch_size: {self.batch_size} examples cannot be dealt out to {num_processes} processes; "
+                f"take a multiple of {num_processes}, or another number of processes."
             )
+        share, least = self.batch_size // num_processes, -(-self.gradient_accumulation_steps // num_processes)
+        return next(number for number in range(least, share + 1) if share % number == 0)
 
 
 class EvalSpec(Part):
@@ -177,6 +177,9 @@ class PreStepSpec(Part):
             raise ValueError("pre_step.train.learning_rate: missing; set it")
         if (self.train.num_epochs is None) == (self.train.num_steps is None):
             raise ValueError("pre_step.train.num_epochs, num_steps: set exactly one of them")
+        if self.train.batch_size % (parts := self.train.gradient_accumulation_steps):
+            size = self.train.batch_size
+            raise ValueError(f"pre_step.train.gradient_accumulation_steps: {parts} do not divide a batch of {size}")
         return self
 
 

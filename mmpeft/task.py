@@ -71,6 +71,10 @@ class Task(ABC):
         """How many examples a split holds, nearly; None where that is not known before it is read."""
         return None
 
+    def at_hand(self, split: str) -> bool:
+        """Whether a split can be looked at now; a downloaded dataset is so once it is on this machine."""
+        return True
+
     def provenance(self) -> dict[str, str]:
         """What a record should say about where the data came from; nothing where the package holds it."""
         return {}

@@ -11,11 +11,12 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast, broadcast_object_list, gather_object, parse_flag_from_env
+from accelerate.utils import DistributedType, broadcast, broadcast_object_list, parse_flag_from_env
 from torch import Tensor, nn
+from transformers.integrations import unset_hf_deepspeed_config
 
-from mmpeft.batches import IGNORED
-from mmpeft.checkpoints import Checkpointer, generators, parameters_of
+from mmpeft.batches import IGNORED, ahead
+from mmpeft.checkpoints import Checkpointer, parameters_of
 from mmpeft.errors import MmpeftError, RunFailed
 from mmpeft.spec import TrainSpec
 from mmpeft.task import Example
@@ -28,7 +29,7 @@ class TrainingDiverged(RunFailed):
     """The loss left the finite numbers; ``curve`` holds what was seen until then."""
 
     def __init__(self, step: int, loss: float, curve: list[tuple[int, float]]) -> None:
-        super().__init__(f"training diverged: loss {loss} at step {step}; lower train.learning_rate.", curve)
+        super().__init__(f"training diverged: loss {loss:g} at step {step}; lower train.learning_rate.", curve)
 
 
 @dataclass
@@ -130,8 +131,7 @@ def train(
         TrainingDiverged: On a loss that is not finite.
         MmpeftError: The batch cannot be dealt out to the processes.
     """
-    accelerator = _accelerator(spec)
-    spec.check_parts(accelerator.num_processes)
+    accelerator, passes = _accelerator(spec)
     if spec.gradient_checkpointing:
         recompute_activations(model)
     peaks = [group["lr"] for group in groups]
@@ -143,19 +143,20 @@ def train(
     rank, world, total = accelerator.process_index, accelerator.num_processes, num_steps(spec, len(examples))
     torch.manual_seed(seed + rank)
     model.train()
-    start, curve = checkpointer.take_up(optimizer, rank, world) if checkpointer else (0, [])
+    start, curve = checkpointer.take_up(optimizer) if checkpointer else (0, [])
     if not start:
         at_step(0)
-    for step, batch in islice(zip(range(total), shuffled(examples, spec.batch_size, seed), strict=False), start, None):
+    batches = islice(shuffled(examples, spec.batch_size, seed), start, total)
+    parts = (parts_of(batch, world * passes)[rank::world] for batch in batches)
+    for step, mine in enumerate(ahead([collate(part) for part in each] for each in parts), start):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * rate(spec, step, total)
-        parts = parts_of(batch, world * spec.gradient_accumulation_steps)[rank::world]
         value = torch.zeros((), device=accelerator.device)
-        for inputs, weight in _weighted(parts, collate, accelerator):
+        for inputs, weight in _weighted(mine, accelerator):
             with accelerator.accumulate(model):
                 with precision():
                     loss = answer_loss(model, inputs) * weight
-                value += loss.detach() / len(parts)
+                value += loss.detach() / len(mine)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     if whole:
@@ -163,14 +164,12 @@ def train(
                     accelerator.clip_grad_norm_(parameters_of(optimizer), spec.max_grad_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-        curve.append((step, round(accelerator.reduce(value, "mean").item(), 5)))
+        curve.append((step, accelerator.reduce(value, "mean").item()))
         if not math.isfinite(curve[-1][1]):
             raise TrainingDiverged(*curve[-1], curve)
         at_step(step + 1)
         if checkpointer and checkpointer.due(step + 1, total):
-            states = gather_object([generators()])
-            if accelerator.is_main_process:
-                checkpointer.keep(step + 1, curve, optimizer, states)
+            checkpointer.keep(step + 1, curve, optimizer)
     model.eval()
     return Trained(total, curve, None if whole else gathered(accelerator, model, trained))
 
@@ -180,34 +179,31 @@ def told_to_shard() -> bool:
     return any(parse_flag_from_env(f"ACCELERATE_USE_{kind.value}") for kind in SHARDING)
 
 
-def _accelerator(spec: TrainSpec) -> Accelerator:
-    """What places the model on this machine's device, or on the devices that `accelerate launch` named."""
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
-        mixed_precision="no",  # accelerate has one for the whole process; a sweep may have several
-        gradient_accumulation_steps=spec.gradient_accumulation_steps,
-    )
+def _accelerator(spec: TrainSpec) -> tuple[Accelerator, int]:
+    """What places the model on this machine's device or on those that `accelerate launch` named; passes a step of each."""
+    # One precision is accelerate's for the whole process; a sweep may have several.
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="no")
     if told_to_shard() and accelerator.distributed_type not in SHARDING:
         raise MmpeftError("accelerate: weights are cut into shards on GPUs alone, and none was found; take ddp.")
-    accelerator.gradient_accumulation_steps = spec.gradient_accumulation_steps  # DeepSpeed's launcher sets its own
+    passes = spec.passes(accelerator.num_processes)
+    accelerator.gradient_accumulation_steps = passes  # DeepSpeed's launcher sets its own
     plugin = accelerator.state.deepspeed_plugin
     if plugin is not None:  # it reads these from a data loader or from its file; here the spec has them
         plugin.deepspeed_config |= {
-            "gradient_accumulation_steps": spec.gradient_accumulation_steps,
-            "train_micro_batch_size_per_gpu": spec.batch_size // (accelerator.num_processes * spec.gradient_accumulation_steps),
+            "gradient_accumulation_steps": passes,
+            "train_micro_batch_size_per_gpu": spec.batch_size // (accelerator.num_processes * passes),
             "gradient_clipping": spec.max_grad_norm,
         }
-    return accelerator
+        unset_hf_deepspeed_config()  # else transformers cuts whatever is made after it, a fresh base too
+    return accelerator, passes
 
 
-def _weighted(
-    parts: Sequence[Sequence[Example]], collate: Callable[[Sequence[Example]], dict[str, Tensor]], accelerator: Accelerator
-) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """This process's parts of a batch as inputs, each with the weight that makes every answer token of the batch count the same.
+def _weighted(parts: Sequence[dict[str, Tensor]], accelerator: Accelerator) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """This process's parts of a batch on its device, with the weights that make every answer token of the batch count the same.
 
     A part's loss is the mean over its own tokens; the gradients are averaged over parts and processes.
     """
-    inputs = [{name: tensor.to(accelerator.device) for name, tensor in collate(part).items()} for part in parts]
+    inputs = [{name: tensor.to(accelerator.device) for name, tensor in part.items()} for part in parts]
     counts = torch.stack([(each["labels"] != IGNORED).sum() for each in inputs])
     num_parts = len(parts) * accelerator.num_processes
     yield from zip(inputs, counts * num_parts / accelerator.reduce(counts.sum(), "sum"), strict=True)

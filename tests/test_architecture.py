@@ -17,8 +17,8 @@ LARGEST = 450
 
 STUDY = (
     *("comparison", "report", "differences", "beyond", "paper", "curves", "curve_report", "tuning", "factors", "locations"),
-    *("spread", "paper_sweeps", "tracks", "track_report", "faith_report", "flops", "layouts", "efficiency"),
-    *("claims", "verdicts", "ledger", "situations", "guide", "guide_report", "reproduce"),
+    *("spread", "tracks", "track_report", "faith_report", "flops", "layouts", "efficiency", "gpu_costs"),
+    *("claims", "verdicts", "paper_sweeps", "ledger", "situations", "guide", "guide_report", "reproduce"),
     *("figures", "sweep_figures", "track_figures", "cost_figures", "gallery", "album", "answers"),
     *("export", "explorer", "dataset_tables", "judge"),
 )

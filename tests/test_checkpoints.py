@@ -1,13 +1,18 @@
 """A run that was stopped goes on as if nothing had happened: the same losses, weights and answers, bit by bit."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
-from mmpeft.checkpoints import Checkpointer
+from mmpeft import checkpoints
+from mmpeft.checkpoints import Checkpointer, parameters_of, read
 from mmpeft.errors import MmpeftError
+from mmpeft.files import shards_of
 from mmpeft.plan import Planned
 from mmpeft.records import Outcome, Store
 from mmpeft.run import run
@@ -100,8 +105,7 @@ def test_training_time_counts_what_came_before_the_stop(tmp_path: Path, monkeypa
         stop_after(STEPS - 1, patched)
         with pytest.raises(Stopped):
             run(spec_of(), checkpoint=path, checkpoint_every=1)
-    keeper = Checkpointer(path, 1)
-    said, _ = keeper._read()
+    said, _ = read(path)
     record = run(spec_of(), checkpoint=path, checkpoint_every=1).record
     assert record.cost["train_seconds"] is not None
     assert record.cost["train_seconds"] > said["seconds"] - said["notes"]["monitor"]["seconds"] > 0
@@ -121,3 +125,57 @@ def test_a_damaged_checkpoint_is_said_and_not_trained_from(tmp_path: Path) -> No
     path.write_bytes(b"no tensors")
     with pytest.raises(MmpeftError, match=r"run\.safetensors: no checkpoint of this kind .*; remove it to begin anew"):
         run(spec_of(), checkpoint=path)
+
+
+@pytest.fixture
+def mesh() -> Iterator[DeviceMesh]:
+    """A group of this process alone: its pieces are whole, but pieces."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def in_pieces(mesh: DeviceMesh) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([torch.nn.Parameter(distribute_tensor(torch.arange(4.0), mesh, [Shard(0)]))], lr=0.1)
+
+
+def step(optimizer: torch.optim.Optimizer) -> list[float]:
+    """One more step; the weights after it."""
+    (parameter,) = parameters_of(optimizer)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return parameter.detach().full_tensor().tolist()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("written", [0, 1, 2], ids=["before the piece", "before the file", "before the rest goes"])
+def test_a_kill_at_any_moment_of_keeping_pieces_leaves_a_whole_checkpoint(
+    written: int, mesh: DeviceMesh, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer, keeper = in_pieces(mesh), Checkpointer(tmp_path / "run.safetensors", 1)
+    states = [step(optimizer)]
+    keeper.keep(1, [(0, 1.0)], optimizer)
+    states.append(step(optimizer))
+    left, write = [written], checkpoints._write
+
+    def write_some(*what: Any) -> None:
+        if not left[0]:
+            raise Stopped
+        left[0] -= 1
+        write(*what)
+
+    def stop(*_: Any) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(checkpoints, "_write", write_some)
+        patched.setattr(Checkpointer, "_forget_but", stop)
+        keeper.keep(2, [(0, 1.0), (1, 0.5)], optimizer)
+    (shards_of(keeper.path) / ".2.0.safetensors.host.1.tmp").write_bytes(b"half")
+    again = in_pieces(mesh)
+    made, curve = keeper.take_up(again)
+    assert made == len(curve) == (2 if written == 2 else 1)
+    assert [piece.name for piece in shards_of(keeper.path).iterdir()] == [f"{made}.0.safetensors"]
+    (parameter,) = parameters_of(again)
+    assert parameter.detach().full_tensor().tolist() == states[made - 1]  # type: ignore[attr-defined]
+    if made == 1:
+        assert step(again) == states[1]  # AdamW's own state came back too

@@ -227,6 +227,25 @@ def test_spreads_surely_within_a_fifth_of_each_other_do_not_differ() -> None:
     assert outcome.high is not None and 0.02 < outcome.high < math.log(1.2)  # the margin of scores would be too narrow
 
 
+def test_a_claim_says_so_where_each_of_its_rows_scores_less_than_a_random_answer() -> None:
+    asked = question(columns=["ScienceQA", "IconQA-txt"], eval={"num_examples": 48})
+    rows = {"plus": {"method": "lora", "connector": "frozen"}, "minus": {"method": "prefix", "connector": "frozen"}}
+    one = claim({**rows, "over": "unseen", "expect": "above"})
+
+    def judged(lora: float, prefix: float) -> Judged:
+        by_method = {"lora": lora, "prefix": prefix}
+        return verdict(results_of(asked, lambda spec: by_method.get(spec.method.name, 0.5)), one)
+
+    low = judged(0.1, 0.2)
+    assert low.in_words == "contradicted: the other way round, each row below a random answer"
+    assert low.reason == "the other way round" and low.to_dict()["below_chance"]
+    assert "each row below a random answer" in ledger.verdict_table([low]).html
+    assert ledger.in_brief([low]).endswith("Judged by rows that all lie below a random answer: «It is so.»")
+    assert judged(0.2, 0.1).in_words == "supported: each row below a random answer"
+    for apart in (judged(0.5, 0.1), judged(0.1, 0.5), judged(0.5, 0.6)):
+        assert not apart.below_chance and "random answer" not in apart.in_words + ledger.in_brief([apart])
+
+
 def test_ranks_choose_among_the_sizes_of_a_question(tmp_path: Path) -> None:
     variants = [{"method": {"name": "lora", "r": r}} for r in (2, 4, 8)]
     found = results(tmp_path, changes={"variants": variants, "tasks": ["mini-okvqa", "mini-scienceqa"]})

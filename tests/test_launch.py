@@ -1,19 +1,22 @@
 """One run made by two processes is the run that one process makes; a group that fails says why."""
 
+import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-from accelerate.utils.launch import prepare_multi_gpu_env
+from safetensors.torch import save_file
+from sharded_worker import SHARDED, Sharded
 from typer.testing import CliRunner
 
 from mmpeft.__main__ import app
+from mmpeft.checkpoints import read
 from mmpeft.errors import MmpeftError
 from mmpeft.execute import run_missing
+from mmpeft.files import shards_of
 from mmpeft.launch import Launch, _cause, configuration, shards
 from mmpeft.plan import Planned, params_folder
 from mmpeft.records import Store
@@ -23,20 +26,8 @@ from mmpeft.spec import RunSpec
 CONFIGURATIONS = sorted((params_folder() / "accelerate").glob("*.yaml"))
 
 
-class Sharded(Launch):
-    """Launches processes that cut weights on a CPU, in the environment that accelerate's launcher makes of the configuration."""
-
-    def command(self, folder: str) -> list[str]:
-        worker = str(Path(__file__).with_name("sharded_worker.py"))
-        return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", worker, folder]
-
-    def _environment(self) -> dict[str, str]:
-        arguments = launch_command_parser().parse_args(["--config_file", str(self.accelerate), "no_script.py"])
-        return {**prepare_multi_gpu_env(_validate_launch_command(arguments)[0]), **super()._environment()}
-
-
 def spec_of(**train: Any) -> RunSpec:
-    fields = {"num_examples": 16, "num_steps": 8, "batch_size": 8, "learning_rate": 0.01, "gradient_accumulation_steps": 2}
+    fields = {"num_examples": 16, "num_steps": 8, "batch_size": 8, "learning_rate": 0.01, "gradient_accumulation_steps": 4}
     return RunSpec.from_dict(
         {
             "model": "toy",
@@ -44,7 +35,7 @@ def spec_of(**train: Any) -> RunSpec:
             "method": {"name": "lora", "r": 2},
             "connector": {"tuned": True, "learning_rate": 0.001},
             "train": {**fields, **train},
-            "eval": {"num_examples": 4},
+            "eval": {"num_examples": 7, "batch_size": 2},
         }
     )
 
@@ -55,26 +46,32 @@ def from_this_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
 
 
-def test_two_processes_give_the_curve_of_one(tmp_path: Path) -> None:
-    planned, store = Planned.of(spec_of()), Store(tmp_path)
-    run_missing([planned], store, progress=False, run=Launch(tmp_path, processes=2))
-    record = store.load(planned.run_id)
-    assert record and record.status == "ok", record and record.error
-    alone = run(spec_of()).record
-    assert record.environment["processes"] == 2
-    assert alone.environment["processes"] == 1
-    assert [loss for _, loss in record.curve] == pytest.approx([loss for _, loss in alone.curve], abs=1.1e-5)
-    assert record.contract["without_gradient"] == []
-    assert record.contract["frozen_sha256"] == alone.contract["frozen_sha256"]
-    assert len(store.predictions(planned.run_id)) == 4
+def test_two_processes_give_the_curve_the_weights_and_the_answers_of_one(tmp_path: Path) -> None:
+    launched, said = Launch(tmp_path / "two", processes=2, checkpoint_every=7)(spec_of()), {}
+    alone = Launch(tmp_path / "one", checkpoint_every=7)(spec_of())
+    assert [each.record.environment["processes"] for each in (launched, alone)] == [2, 1]
+    assert launched.record.contract["without_gradient"] == []
+    assert launched.record.contract["frozen_sha256"] == alone.record.contract["frozen_sha256"]
+    assert launched.predictions == alone.predictions
+    for store in ("two", "one"):  # unrounded, as no record has them
+        said[store] = read(Store(tmp_path / store).checkpoint_path(alone.record.run_id))
+    curves = [[loss for _, loss in said[store][0]["curve"]] for store in said]
+    assert len(curves[0]) == 7
+    assert curves[0] == pytest.approx(curves[1], abs=1e-5)
+    for name, weight in said["one"][1].items():
+        if not name.startswith("generator"):
+            torch.testing.assert_close(said["two"][1][name], weight, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", SHARDED)
 @pytest.mark.parametrize(
     "method", [{"name": "lora", "r": 2}, {"name": "full"}, {"name": "prefix", "num_virtual_tokens": 3}], ids=lambda m: m["name"]
 )
-def test_two_processes_that_hold_half_of_every_weight_give_the_curve_of_one(tmp_path: Path, method: dict[str, Any]) -> None:
+def test_two_processes_that_hold_half_of_every_weight_give_the_curve_of_one(
+    tmp_path: Path, method: dict[str, Any], name: str
+) -> None:
     spec = RunSpec.from_dict({**spec_of().model_dump(), "method": method})
-    run_missing([Planned.of(spec)], store := Store(tmp_path), progress=False, run=Sharded(tmp_path, 2, configuration("fsdp")))
+    run_missing([Planned.of(spec)], store := Store(tmp_path), progress=False, run=Sharded(tmp_path, 2, configuration(name)))
     record = store.load(Planned.of(spec).run_id)
     assert record and record.status == "ok", record and record.error
     alone = run(spec).record
@@ -83,6 +80,63 @@ def test_two_processes_that_hold_half_of_every_weight_give_the_curve_of_one(tmp_
     assert record.contract["frozen_unchanged"] is None
     assert record.contract["reload_delta_logits"] <= 1e-4
     assert record.contract["trainable"] == alone.contract["trainable"]
+
+
+def test_a_sharded_run_goes_on_from_its_pieces_bit_by_bit(tmp_path: Path) -> None:
+    spec = RunSpec.from_dict({**spec_of().model_dump(), "method": {"name": "lora", "r": 2, "lora_dropout": 0.3}})
+    whole = Sharded(tmp_path, 2, configuration("fsdp"), checkpoint_every=5)(spec)
+    path = Store(tmp_path).checkpoint_path(whole.record.run_id)
+    assert sorted(piece.name for piece in shards_of(path).iterdir()) == ["5.0.safetensors", "5.1.safetensors"]
+    said, tensors = read(path)
+    assert not [name for name in tensors if not name.startswith("generator")]
+    said["curve"][0][1] = 99.0  # nobody makes this step again
+    save_file(tensors, path, metadata={"run": json.dumps(said)})
+    again = Sharded(tmp_path, 2, configuration("fsdp"))(spec)
+    assert again.record.curve == [(0, 99.0), *whole.record.curve[1:]]
+    assert again.predictions == whole.predictions
+    Store(tmp_path).save(*again)
+    assert not path.exists() and not shards_of(path).exists()
+
+
+def test_who_cannot_go_on_from_a_checkpoint_is_told_before_anything_starts(tmp_path: Path) -> None:
+    alone = Launch(tmp_path, checkpoint_every=4)
+    alone(spec_of())
+    with pytest.raises(MmpeftError, match="kept by 1 processes, this run has 2; launch as many, or remove the file"):
+        Launch(tmp_path, processes=2)(spec_of())
+    with pytest.raises(MmpeftError, match="held the weights whole, these hold them in pieces; take ddp, or remove the file"):
+        Launch(tmp_path, 1, configuration("fsdp"))(spec_of())
+    with pytest.raises(MmpeftError, match="checkpoints: neither kept nor taken up under zero3; take fsdp"):
+        Launch(tmp_path, 1, configuration("zero3"))(spec_of())
+
+
+def test_a_checkpoint_that_one_run_cannot_take_up_does_not_stop_the_others(tmp_path: Path) -> None:
+    stale, other = Planned.of(spec_of()), Planned.of(spec_of(learning_rate=0.02))
+    store = Store(tmp_path)
+    Launch(tmp_path, processes=2, checkpoint_every=4)(stale.spec)
+    Launch(tmp_path).check(stale.spec)
+    summary = run_missing([stale, other], store, progress=False, run=Launch(tmp_path))
+    assert (summary.done, summary.failed) == (1, 1)
+    record = store.load(stale.run_id)
+    assert record and record.error and "kept by 2 processes, this run has 1" in record.error
+
+
+def test_the_error_of_another_process_than_the_first_is_the_one_that_is_told(tmp_path: Path) -> None:
+    spec = spec_of()
+    launch = Sharded(tmp_path, 2, configuration("fsdp"), checkpoint_every=5)
+    launch(spec)
+    (shards_of(Store(tmp_path).checkpoint_path(Planned.of(spec).run_id)) / "5.1.safetensors").write_bytes(b"cut off")
+    with pytest.raises(MmpeftError, match=r"5\.1\.safetensors: no checkpoint of this kind .*; remove \w+\.safetensors"):
+        launch(spec)
+
+
+def test_a_checkpoint_left_beside_a_record_goes(tmp_path: Path) -> None:
+    planned, store = Planned.of(spec_of()), Store(tmp_path)
+    store.save(*Launch(tmp_path, checkpoint_every=4)(planned.spec))
+    path = store.checkpoint_path(planned.run_id)
+    shards_of(path).mkdir(parents=True)
+    path.write_bytes(b"")
+    run_missing([planned], store, progress=False)
+    assert not path.exists() and not shards_of(path).exists()
 
 
 def test_shards_without_a_gpu_are_refused_and_not_left_out(tmp_path: Path) -> None:
@@ -127,18 +181,18 @@ def test_a_run_that_left_a_checkpoint_goes_on_from_it_though_nothing_is_said(tmp
 
 
 def test_processes_that_diverge_or_cannot_start_leave_a_failed_row(tmp_path: Path) -> None:
-    odd = Planned.of(spec_of(batch_size=6, gradient_accumulation_steps=2))
+    odd = Planned.of(spec_of(batch_size=9, gradient_accumulation_steps=3))
     store = Store(tmp_path)
     run_missing([odd], store, progress=False, run=Launch(tmp_path, processes=2))
     record = store.load(odd.run_id)
     assert record and record.status == "failed"
-    assert record.error and "6 examples cannot be dealt out to 2 processes × 2 passes" in record.error
+    assert record.error and "9 examples cannot be dealt out to 2 processes" in record.error
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused_by_the_command_before_any_run(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["run", "method", "--scale", "smoke", "--store", str(tmp_path), "--processes", "3"])
     assert said.exit_code == 2
-    assert "train.batch_size: 4 examples cannot be dealt out to 3 processes × 1 passes; take a multiple of 3" in str(said.output)
+    assert "train.batch_size: 4 examples cannot be dealt out to 3 processes; take a multiple of 3" in str(said.output)
     assert not list(tmp_path.rglob("*.json"))
     assert Launch(tmp_path, accelerate=configuration("ddp")).num_processes == 2
     assert Launch(tmp_path, 5, configuration("ddp")).num_processes == 5
@@ -147,7 +201,7 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused_by_the_command_before_any_r
 def test_one_process_is_no_launch(tmp_path: Path) -> None:
     record, predictions, _ = Launch(tmp_path, processes=1, checkpoint_every=4)(spec_of())
     assert record.curve == run(spec_of()).record.curve
-    assert len(predictions) == 4
+    assert len(predictions) == 7
     assert Store(tmp_path).checkpoint_path(record.run_id).exists()
 
 
@@ -174,8 +228,14 @@ def test_every_option_of_a_shipped_configuration_is_one_that_the_launcher_knows(
 
 def test_what_shards_cannot_give_is_refused_before_anything_starts(tmp_path: Path) -> None:
     zero3 = configuration("zero3")
-    with pytest.raises(MmpeftError, match="checkpoints: not kept where zero3 cuts weights"):
-        Launch(tmp_path, 2, zero3, checkpoint_every=10)(spec_of())
+    first = tmp_path / "fsdp1.yaml"
+    first.write_text("distributed_type: FSDP\nnum_processes: 2\nfsdp_config: {fsdp_version: 1}\n", encoding="utf-8")
+    for path in (zero3, first):
+        refused = f"checkpoints: neither kept nor taken up under {path.stem}; take fsdp"
+        with pytest.raises(MmpeftError, match=refused):
+            Launch(tmp_path, 2, path, checkpoint_every=10)(spec_of())
+        with pytest.raises(MmpeftError, match=refused):
+            Launch(tmp_path, 2, path, checkpoint_every=10).pre_step(spec_of())
     asked = RunSpec.from_dict({**spec_of().model_dump(), "track": {"every_epochs": 1}})
     with pytest.raises(MmpeftError, match="nothing can be asked on the way where zero3 cuts weights; take ddp"):
         Launch(tmp_path, 2, zero3)(asked)

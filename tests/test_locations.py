@@ -96,6 +96,15 @@ def test_the_papers_best_locations_are_held_against_ours() -> None:
     assert "What does not hold" in paper.checks_told(list(checks.values()))
 
 
+def test_a_lead_that_is_surely_smaller_than_the_margin_bears_no_place_out() -> None:
+    def hardly(spec: RunSpec) -> float:
+        return 0.5 + 0.005 * (spec.location == "attention")
+
+    checks = {check.statement: check for check in paper_sweeps.location_checks(results_of(ASKED, hardly))}
+    lora = checks["best location of LoRA, seen columns"]
+    assert lora.here.startswith("attention, +0.5 points") and lora.verdict == "disagrees"
+
+
 def test_without_runs_nothing_is_claimed() -> None:
     nothing = results_of(ASKED, by_place, keep=lambda spec: False)
     assert "not known yet" in locations.best_location(nothing, "same size", "unseen")

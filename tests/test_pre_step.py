@@ -1,8 +1,7 @@
 """The pre-step changes the base and nothing else: made once, shared, part of what a run is."""
 
 import os
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,19 @@ import torch
 import yaml
 from safetensors.torch import load as unpacked
 from safetensors.torch import load_file, save_file
+from sharded_worker import SHARDED, Sharded
 from torch import nn
 from typer.testing import CliRunner
 
 from mmpeft.__main__ import app
+from mmpeft.checkpoints import Checkpointer
 from mmpeft.errors import MmpeftError
 from mmpeft.features import OpenedLater
 from mmpeft.launch import Launch, configuration
 from mmpeft.loading import tiny
 from mmpeft.models import MODELS
 from mmpeft.plan import Planned, load_question
-from mmpeft.pre_step import base_of, check_room, ensured, kept_at, mixed, provenance
+from mmpeft.pre_step import base_of, check_room, ensured, kept_at, make, mixed, provenance
 from mmpeft.run import run
 from mmpeft.spec import PreStepSpec, RunSpec
 from mmpeft.study.reproduce import pre_step_in_brief, pre_step_peaks
@@ -83,6 +84,18 @@ def test_a_run_that_makes_the_pre_step_keeps_none_of_its_settings(cache: Path) -
     assert made.scores == read.scores
 
 
+def test_the_pre_steps_own_attention_kernel_is_taken_or_refused(cache: Path) -> None:
+    def weights(kernel: str) -> dict[str, torch.Tensor]:
+        other = {**PRE_STEP, "train": {**PRE_STEP["train"], "attention_implementation": kernel}}
+        return load_file(ensured(spec_of(pre_step=other)))
+
+    sdpa, eager = weights("sdpa"), weights("eager")
+    assert any(not torch.equal(sdpa[name], eager[name]) for name in sdpa)  # the same sums in another order
+    assert all(torch.allclose(sdpa[name], eager[name], atol=1e-3) for name in sdpa)
+    with pytest.raises(MmpeftError, match=r"pre_step\.train\.attention_implementation: flash_attention_2 does not load"):
+        weights("flash_attention_2")
+
+
 def test_no_picture_is_opened_before_a_batch_asks_for_it() -> None:
     def closed(pictures: list[Any]) -> torch.Tensor:
         raise AssertionError("a picture was opened")
@@ -131,43 +144,43 @@ def test_gpus_that_cannot_hold_the_training_are_told_how_many_could() -> None:
         check_room(model, memory_bytes=1799, num_parts=1)
 
 
-@dataclass(frozen=True)
-class OnGloo(Launch):
-    """Two processes of this machine's CPU that cut weights in shards; see sharded_worker.py."""
-
-    def command(self, folder: str) -> list[str]:
-        launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        return [sys.executable, "-m", *launcher, str(HERE / "sharded_worker.py"), folder]
-
-
-@pytest.fixture
-def fsdp(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The shipped configuration, in the variables that accelerate's launcher would set."""
-    path = configuration("fsdp")
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))["fsdp_config"]
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_TRANSFORMER_CLS_TO_WRAP", settings["fsdp_transformer_layer_cls_to_wrap"])
-    for name, value in settings.items():
-        monkeypatch.setenv(name.upper(), str(value))
-    return path
-
-
-def test_two_processes_with_weights_in_shards_make_the_pre_step_of_one(
-    cache: Path, fsdp: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = OnGloo(cache, 2, fsdp).pre_step(spec_of())
+@pytest.mark.parametrize("name", SHARDED)
+def test_two_processes_with_weights_in_shards_make_the_pre_step_of_one(cache: Path, name: str) -> None:
+    path = Sharded(cache, 2, configuration(name)).pre_step(spec_of())
     together = unpacked(path.read_bytes())
     path.unlink()
-    monkeypatch.delenv("ACCELERATE_USE_FSDP")
     alone = load_file(ensured(spec_of()))
     assert together.keys() == alone.keys()
     for name, weight in alone.items():
         torch.testing.assert_close(together[name], weight, rtol=0, atol=1e-4)
 
 
+def test_a_pre_step_that_was_stopped_goes_on_where_it_was(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(spec_of())
+    path, keep = path_of(spec_of()), Checkpointer.keep
+    whole = load_file(path)
+    path.unlink()
+
+    def keep_and_stop(self: Checkpointer, step: int, *state: Any) -> None:
+        keep(self, step, *state)
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Checkpointer, "keep", keep_and_stop)
+        make(spec_of(), checkpoint_every=1)
+    checkpoint = path.with_suffix(".checkpoint")
+    assert checkpoint.exists() and not path.exists()
+    torch.manual_seed(999)
+    make(spec_of())
+    assert not checkpoint.exists()
+    made = load_file(path)
+    assert all(torch.equal(made[name], weight) for name, weight in whole.items())
+
+
 def test_a_run_by_several_processes_has_its_pre_step_made_first_and_says_why_that_failed(cache: Path) -> None:
     odd = {**PRE_STEP, "train": {**PRE_STEP["train"], "batch_size": 3}}
-    with pytest.raises(MmpeftError, match="3 examples cannot be dealt out to 2 processes × 1 passes"):
+    with pytest.raises(MmpeftError, match="3 examples cannot be dealt out to 2 processes"):
         Launch(cache, 2)(spec_of(pre_step=odd))
     assert not path_of(spec_of(pre_step=odd)).exists()
 
@@ -210,10 +223,10 @@ def test_the_papers_scale_starts_from_the_papers_pre_step() -> None:
 
 def test_the_papers_pre_step_is_too_much_for_one_gpu_of_80_gb_and_in_pieces_fits_two() -> None:
     peaks = pre_step_peaks(load_question("method", "paper").specs()[0])
-    assert list(peaks) == [1, 2, 4, 8]
+    assert list(peaks) == [1, 2, 4, 8, 16, 32, 64, 128]
     assert peaks[1] > 108e9 and peaks[2] < 73.6e9 and peaks[8] < 24e9
     said = pre_step_in_brief("paper", "h100")
-    assert "108 GB" in said and "One h100 has 80. In pieces over 2, it is about 58 GB each." in said
+    assert "108 GB" in said and "One h100 has 80. In pieces over 2, it is about 60 GB each." in said
     assert "about" not in pre_step_in_brief("paper", "h200")
     assert "there is no pre-step" in pre_step_in_brief("paper-tuned", "h100")
 
@@ -222,3 +235,9 @@ def test_a_scale_named_after_another_takes_what_questions_say_at_that_one() -> N
     tuned, paper = load_question("capacity", "paper-tuned"), load_question("capacity", "paper")
     assert [variant.method.size for variant in tuned.variants] == [variant.method.size for variant in paper.variants]
     assert tuned.variants != load_question("capacity", "tiny").variants
+
+
+def test_passes_that_do_not_divide_the_batch_of_a_pre_step_are_said() -> None:
+    odd = {**PRE_STEP, "train": {**PRE_STEP["train"], "gradient_accumulation_steps": 3}}
+    with pytest.raises(MmpeftError, match=r"pre_step\.train\.gradient_accumulation_steps: 3 do not divide a batch of 4"):
+        spec_of(pre_step=odd)

@@ -75,6 +75,13 @@ def test_rows_are_told_apart_by_the_settings_that_differ() -> None:
     assert names == ["LoRA (r 2), frozen", "LoRA (r 4), frozen"]
 
 
+def test_rows_and_the_plan_go_by_size_as_a_number() -> None:
+    asked = question(variants=[{"method": {"name": "lora", "r": r}} for r in (16, 128, 4)])
+    names = [report.row_name(v) for v in comparison.variants_of(asked.planned())]
+    assert names == ["LoRA (r 4), frozen", "LoRA (r 16), frozen", "LoRA (r 128), frozen"]
+    assert [words.split(",")[1] for words in report.plan_table(asked).frame["settings"]] == [" r 4", " r 16", " r 128"]
+
+
 def test_the_method_table_has_every_variant_and_every_task(complete: Results) -> None:
     table = report.method_table(complete)
     assert list(table.frame.index[:3]) == ["Random answer", "Most frequent answer", "Zero-shot"]

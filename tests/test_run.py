@@ -9,9 +9,10 @@ import torch
 
 from mmpeft.errors import MmpeftError
 from mmpeft.execute import run_missing
+from mmpeft.models import load
 from mmpeft.plan import Planned
 from mmpeft.records import PREDICTION_COLUMNS, Store
-from mmpeft.run import examples_of, run
+from mmpeft.run import examples_of, prepare, run
 from mmpeft.spec import RunSpec
 from mmpeft.tasks import COLUMNS, TASKS
 
@@ -139,3 +140,12 @@ def test_another_attention_kernel_gives_the_same_curve() -> None:
 def test_an_attention_kernel_that_is_not_there_is_said() -> None:
     with pytest.raises(MmpeftError, match=r"train\.attention_implementation: flash_attention_2 does not load"):
         run(spec_of("lora", train={**TRAIN, "attention_implementation": "flash_attention_2"}))
+
+
+def test_half_precision_leaves_rotary_frequencies_whole() -> None:
+    loaded = load("toy")
+    before = {name: buffer.clone() for name, buffer in loaded.model.named_buffers()}
+    assert any("inv_freq" in name for name in before)
+    prepare(loaded.model, loaded.entry, spec_of("lora", train={**TRAIN, "precision": "bf16"}))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in loaded.model.named_buffers())
+    assert all(p.dtype == torch.bfloat16 for p in loaded.model.get_submodule(loaded.entry.language_model).parameters())

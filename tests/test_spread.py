@@ -116,6 +116,14 @@ def test_the_papers_ratios_are_held_against_ours() -> None:
     assert checks["seed SD of LoRA, largest over smallest size, on OKVQA"].verdict == "undecided"
 
 
+def test_spreads_surely_alike_do_not_bear_out_a_ratio_of_the_paper() -> None:
+    many = asked("stability", seeds=list(range(40)), columns=["ScienceQA"])
+    alike = results_of(many, lambda spec: 0.5 + 0.03 * (-1) ** spec.seed * (1 + 0.02 * spec.seed))
+    checks = {c.statement: c for c in paper_sweeps.seed_checks(alike)}
+    adapter = checks["seed SD of Adapter over that of LoRA on ScienceQA"]
+    assert adapter.here.startswith("1.00") and adapter.paper == "3.43" and adapter.verdict == "disagrees"
+
+
 def test_without_runs_nothing_is_claimed() -> None:
     nothing = results_of(ASKED, rule, keep=lambda spec: False)
     assert "not known yet" in spread.steadiest(nothing, "mini-okvqa") and "not known yet" in spread.components(nothing)

@@ -218,6 +218,11 @@ def test_activations_computed_again_give_the_same_bits_from_less_memory() -> Non
 def test_a_batch_that_cannot_be_dealt_out_is_said() -> None:
     assert parts_of(some(8), 2) == [some(8)[0::2], some(8)[1::2]]
     spec = TrainSpec(batch_size=8, gradient_accumulation_steps=2)
-    spec.check_parts(4)
-    with pytest.raises(MmpeftError, match=r"train\.batch_size: 8 examples cannot be dealt out to 3 processes × 2 passes"):
-        spec.check_parts(3)
+    with pytest.raises(MmpeftError, match=r"train\.batch_size: 8 examples cannot be dealt out to 3 processes; take a multiple"):
+        spec.passes(3)
+
+
+@pytest.mark.parametrize(("processes", "passes"), [(1, 16), (2, 8), (8, 2), (16, 1), (32, 1), (128, 1)])
+def test_processes_share_the_passes_of_one(processes: int, passes: int) -> None:
+    assert TrainSpec(batch_size=128, gradient_accumulation_steps=16).passes(processes) == passes
+    assert TrainSpec(batch_size=12, gradient_accumulation_steps=4).passes(3) == 2  # of two examples; one of four would be more

@@ -27,6 +27,7 @@ ALL = "all questions"
 ENGINES = ("local", "ray")
 
 Processes = Annotated[int | None, typer.Option(min=1, help="Processes that make one run together, one a GPU.")]
+CheckpointEvery = Annotated[int | None, typer.Option(min=1, help="Steps between two checkpoints.")]
 Accelerate = Annotated[str | None, typer.Option(help="ddp, fsdp, zero2, zero3, or a path.")]
 
 
@@ -46,7 +47,7 @@ def run(
     cores_per_run: Annotated[float, typer.Option(min=0, help="Cores that Ray keeps for a run.")] = 1.0,
     processes: Processes = None,
     accelerate: Accelerate = None,
-    checkpoint_every: Annotated[int | None, typer.Option(min=1, help="Steps between two checkpoints of a run.")] = None,
+    checkpoint_every: CheckpointEvery = None,
 ) -> None:
     """Train and evaluate what is missing; each run leaves one record.
 
@@ -108,7 +109,11 @@ def _run(
 
 
 def pre_step(
-    question: QuestionName = None, scale: Scale = None, processes: Processes = None, accelerate: Accelerate = None
+    question: QuestionName = None,
+    scale: Scale = None,
+    processes: Processes = None,
+    accelerate: Accelerate = None,
+    checkpoint_every: CheckpointEvery = None,
 ) -> None:
     """Make the base that a question's runs start from (without a name: every question's), where its scale has a pre-step.
 
@@ -122,7 +127,7 @@ def pre_step(
     names = questions() if question is None else [question]
     specs = [spec for name in names for spec in load_question(name, scale).specs()]
     wanted = {kept_at(spec.model, spec.pre_step): spec for spec in specs if spec.pre_step}
-    launch = Launch(Path(), processes, configuration(accelerate) if accelerate else None)
+    launch = Launch(Path(), processes, configuration(accelerate) if accelerate else None, checkpoint_every)
     for path, spec in wanted.items():
         state = "there" if path.exists() else "made"
         launch.pre_step(spec)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mmpeft.evaluate import evaluate, generate
-from mmpeft.loading import DTYPES, Loaded, from_folder
+from mmpeft.loading import Loaded, from_folder, halve
 from mmpeft.mini import world
 from mmpeft.mini.captions import BaseCaptions
 from mmpeft.mini.language import look_up
@@ -122,7 +122,8 @@ def measure(folder: Path, name: str = "tiny-llava", few: int | None = None, prec
     loaded = from_folder(folder, entry, source.language_model)
     parts = {"decoder": entry.language_model, "connector": entry.connector, "vision_encoder": entry.vision_encoder}
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    loaded.model.get_submodule(entry.language_model).to(DTYPES[precision])  # not the encoder, whose features are kept
+    if precision == "bf16":
+        halve(loaded.model.get_submodule(entry.language_model))  # not the encoder, whose features are kept
     with torch.autocast(loaded.model.device.type, torch.bfloat16, enabled=precision == "bf16"):
         card = {
             "fingerprint": (folder / "fingerprint.txt").read_text(encoding="utf-8").strip(),

@@ -30,7 +30,7 @@ from mmpeft.batches import Encoder
 from mmpeft.checkpoints import Checkpointer
 from mmpeft.features import prepare
 from mmpeft.files import cache_folder, in_its_place, write_whole
-from mmpeft.loading import Loaded, assembled, behind_image_token, fingerprint_of
+from mmpeft.loading import Loaded, assembled, behind_image_token, fingerprint_of, halve
 from mmpeft.methods import METHODS
 from mmpeft.mini.base import base_pictures, encoder_store
 from mmpeft.mini.captions import PROMPT as CAPTION_PROMPT
@@ -209,7 +209,8 @@ def learn(
     began, spec, entry = time.perf_counter(), recipe.train, loaded.entry
     encoder.check_lengths(examples)
     method = parse(METHODS["connector"], {"name": "connector"})
-    model = attach(loaded.model.to(torch.bfloat16), entry, method, "both", True, recipe.seed)
+    halve(loaded.model)
+    model = attach(loaded.model, entry, method, "both", True, recipe.seed)
     groups = parameter_groups(model, entry, None, spec.learning_rate)
 
     keeper = Checkpointer(bench / "pictures.safetensors", every)

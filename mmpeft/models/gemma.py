@@ -49,7 +49,7 @@ PALIGEMMA2_3B = Model(
         **{**LLAVA_PARTS, "kind": "paligemma2"},
     ),
     about="SigLIP so400m at 224 pixels, Gemma 2 2B; pretrained only, to be fine-tuned",
-    source=Hub("google/paligemma2-3b-pt-224", None, "Gemma", gated=True),
+    source=Hub("google/paligemma2-3b-pt-224", "96eeb174da13ca1a2b247e4d0867436296c36420", "Gemma", gated=True),
     architecture="PaliGemmaForConditionalGeneration",
     config={
         "vision_config": {**_SIGLIP, "image_size": 224, "projection_dim": 2304},
@@ -97,7 +97,7 @@ GEMMA3_4B = Model(
         **{**LLAVA_PARTS, "kind": "gemma3"},
     ),
     about="SigLIP so400m at 896 pixels, Gemma 3 4B; its connector is one bare matrix and a norm",
-    source=Hub("google/gemma-3-4b-it", None, "Gemma", gated=True),
+    source=Hub("google/gemma-3-4b-it", "093f9f388b31de276ce2de164bdc2081324b9767", "Gemma", gated=True),
     architecture="Gemma3ForConditionalGeneration",
     config={
         "vision_config": {**_SIGLIP, "image_size": 896},

@@ -52,7 +52,7 @@ def _internvl3(size: str, revision: str | None, **text: Any) -> Model:
 
 INTERNVL3_1B = _internvl3(
     "1B",
-    None,
+    "014c0583a0d4bedf29fbe2dbff4f865eb998e171",
     hidden_size=896,
     intermediate_size=4864,
     num_hidden_layers=24,

@@ -81,7 +81,7 @@ LLAVA_7B = _llava(
 LLAVA_13B = _llava(
     "llava-1.5-13b",
     "CLIP ViT-L/14 at 336 pixels, Vicuna 13B",
-    Hub("llava-hf/llava-1.5-13b-hf", None, "Llama 2 Community"),
+    Hub("llava-hf/llava-1.5-13b-hf", "5dda2880bda009266dda7c4baff660b95ca64540", "Llama 2 Community"),
     _vicuna(5120, 13_824, 40, 40),
 )
 SHAREGPT4V_7B = _llava(

@@ -186,7 +186,7 @@ QWEN25_VL_7B = _qwen25(
 )
 QWEN3_VL_2B = _qwen3(
     "2B",
-    None,
+    "89644892e4d85e24eaac8bacfd4f463576704203",
     {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096},
     {
         "hidden_size": 2048,

@@ -81,7 +81,7 @@ SMOLVLM_256M = _smolvlm(
 )
 SMOLVLM_500M = _smolvlm(
     "500M",
-    None,
+    "a7da5b986cb59b408707209984f360a5f4ad7e47",
     hidden_size=960,
     intermediate_size=2560,
     num_hidden_layers=32,

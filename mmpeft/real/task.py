@@ -84,6 +84,10 @@ class RealTask(Task):
             raise unknown("split", name, self.splits)
         return _on_shelf(self, name, shelf.folder_of(self.dataset, self.data_version) / name)
 
+    def at_hand(self, split: str) -> bool:
+        """Whether the split is on the shelf."""
+        return (shelf.folder_of(self.dataset, self.data_version) / split / "split.json").exists()
+
     def belongs(self, item: Item, split: str) -> bool:
         """Whether a question of the split's place is one of the split."""
         if not self.dev_from_train or split == "test":
@@ -128,8 +132,7 @@ class RealTask(Task):
 
     def holder(self, picture_id: str) -> shelf.Split:
         """The split that has a picture: of those on the shelf, else of all."""
-        folder = shelf.folder_of(self.dataset, self.data_version)
-        ready = [name for name in self.splits if (folder / name / "split.json").exists()]
+        ready = [name for name in self.splits if self.at_hand(name)]
         for name in ready:
             if picture_id in self.split(name).picture_ids:
                 return self.split(name)
@@ -137,8 +140,7 @@ class RealTask(Task):
 
     def provenance(self) -> dict[str, str]:
         """Where each split on the shelf came from, and the digest of its ids."""
-        folder = shelf.folder_of(self.dataset, self.data_version)
-        found = {name: self.split(name).manifest for name in self.splits if (folder / name / "split.json").exists()}
+        found = {name: self.split(name).manifest for name in self.splits if self.at_hand(name)}
         return {f"data_{name}": f"{one.place} sha256:{one.ids_sha256[:16]}" for name, one in found.items()}
 
     @property

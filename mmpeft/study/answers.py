@@ -78,7 +78,9 @@ def _card(one: Asked) -> str:
 
 @cache
 def _examples(task: str) -> dict[str, Example]:
-    return {example.example_id: example for split in ("dev", "test") for example in TASKS[task].examples(split)}
+    """The questions by id; none of a dataset that is not on this machine."""
+    splits = [split for split in ("dev", "test") if TASKS[task].at_hand(split)]
+    return {example.example_id: example for split in splits for example in TASKS[task].examples(split)}
 
 
 def _picked(asked: Sequence[Asked], n: int, worth: Callable[[Asked], float]) -> list[Asked]:

@@ -97,14 +97,26 @@ class Results:
         return [name for name in names if group is None or TASKS[name].seen == (group == "seen")]
 
 
+def mean_blind(tasks: Iterable[str], kind: str, num_examples: int | None) -> float | None:
+    """The same averaged over tasks; None where it is not known for each."""
+    scores = [blind(task, kind, num_examples) for task in tasks]
+    known = [score for score in scores if score is not None]
+    return float(np.mean(known)) if known and len(known) == len(scores) else None
+
+
 def full_marks(task: str) -> float:
     """The most that the task's metric can give."""
     return FULL_MARKS.get(TASKS[task].metric, 1.0)
 
 
 @cache
-def blind(task: str, kind: str, num_examples: int | None) -> float:
-    """What answering a task's test split without looking scores: ``chance`` or ``majority`` of its baselines, as a share."""
+def blind(task: str, kind: str, num_examples: int | None) -> float | None:
+    """What answering a task's test split without looking scores: ``chance`` or ``majority`` of its baselines, as a share.
+
+    None where the dataset is not on this machine: a page of records downloads nothing.
+    """
+    if not all(TASKS[task].at_hand(split) for split in ("test", TASKS[task].blind_split)):
+        return None
     return TASKS[task].baselines(num_examples)[kind] / full_marks(task)
 
 
@@ -133,13 +145,13 @@ def _scores(store: Store, planned: Iterable[Planned]) -> dict[str, TaskScores]:
 
 
 def variants_of(planned: Sequence[Planned]) -> dict[Variant, tuple[Planned, ...]]:
-    """The rows of a comparison, in the order of tables: runs that differ in task and seed alone are one row."""
+    """The rows of a comparison, in the order of tables, sizes as numbers: runs that differ in task and seed alone are one row."""
     order = list(METHODS)
     rows: dict[tuple[tuple[str, bool], tuple[tuple[str, Any], ...]], list[Planned]] = {}
     for run in planned:
         name = (run.spec.method.name, run.spec.connector.tuned)
         rows.setdefault((name, tuple(settings_of(run.spec).items())), []).append(run)
-    variants = {}
+    variants, places = {}, {}
     for (name, settings), runs in rows.items():
         others = [dict(other) for same, other in rows if same == name]
         differing = {k: v for k, v in settings if any(other.get(k) != v for other in others)}
@@ -148,7 +160,8 @@ def variants_of(planned: Sequence[Planned]) -> dict[Variant, tuple[Planned, ...]
         rank = 2 * order.index(method) + tuned
         variant = Variant(rank, METHODS[method].label, "tuned" if tuned else "frozen", detail)
         variants[variant] = tuple(runs)
-    return dict(sorted(variants.items()))
+        places[variant] = (rank, [(value is not None, value) for value in differing.values()])
+    return {variant: variants[variant] for variant in sorted(variants, key=places.__getitem__)}
 
 
 def settings_of(spec: RunSpec) -> dict[str, Any]:

@@ -217,8 +217,9 @@ def _places_of(runs: Sequence[object], part: TaskScores) -> list[int]:
     return [at.get(run, 0) for run in runs]
 
 
-def _bootstrapped(scores: Scores) -> Estimate | None:
-    return hierarchical_bootstrap(scores, np.random.default_rng(0), num_draws=comparison.NUM_DRAWS) if scores else None
+def _bootstrapped(scores: Scores, level: float = LEVEL) -> Estimate | None:
+    rng = np.random.default_rng(0)
+    return hierarchical_bootstrap(scores, rng, num_draws=comparison.NUM_DRAWS, level=level) if scores else None
 
 
 @cache
@@ -228,15 +229,15 @@ def level(results: Results, point: Point, what: str) -> Estimate | None:
 
 
 @cache
-def step(results: Results, start: Point, end: Point, what: str) -> Estimate | None:
-    """How much higher ``end`` scores than ``start``, run by run and item by item."""
-    return weighted(results, ((1.0, end), (-1.0, start)), what)
+def step(results: Results, start: Point, end: Point, what: str, level: float = LEVEL) -> Estimate | None:
+    """How much higher ``end`` scores than ``start``, run by run and item by item, with an interval of this level."""
+    return weighted(results, ((1.0, end), (-1.0, start)), what, level)
 
 
 @cache
-def weighted(results: Results, points: tuple[tuple[float, Point], ...], what: str) -> Estimate | None:
+def weighted(results: Results, points: tuple[tuple[float, Point], ...], what: str, level: float = LEVEL) -> Estimate | None:
     """The weighted sum of points' scores, run by run and item by item; None if a point has no run."""
-    return _bootstrapped(combined([(weight, pooled(results, point.rows, what)) for weight, point in points]))
+    return _bootstrapped(combined([(weight, pooled(results, point.rows, what)) for weight, point in points]), level)
 
 
 @cache

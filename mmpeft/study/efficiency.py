@@ -8,7 +8,7 @@ within a round, where both rows meet the same machine, and told as the median ov
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from mmpeft.calc import costed, sizes_of
 from mmpeft.entry import Location
 from mmpeft.errors import MmpeftError
+from mmpeft.files import write_whole
 from mmpeft.methods import METHODS
 from mmpeft.records import Store
 from mmpeft.registry import known_dims
@@ -35,30 +36,18 @@ COSTS: dict[Cost, str] = {
 }
 
 
-class Measured(Part):
-    """What one row costs.
+class Row(Part):
+    """A row of a measurement: which configuration.
 
     Attributes:
         method: The method with its fields.
         location: Where it sits.
         connector_tuned: Whether the connector trains too.
-        trainable_params: Trained numbers.
-        stored_params: Numbers needed beside the base afterwards.
-        adapter_bytes: Of the file that holds them.
-        step_seconds: One a round: of a training step; empty for what trains nothing.
-        generate_seconds: One a round: of the generation of ``num_new_tokens`` tokens for one picture.
-        peak_memory_bytes: One a fresh process: how far training lifted the process's largest resident size.
     """
 
     method: AnyMethod
     location: Location
     connector_tuned: bool
-    trainable_params: int
-    stored_params: int
-    adapter_bytes: int
-    step_seconds: list[float]
-    generate_seconds: list[float]
-    peak_memory_bytes: list[int]
 
     @property
     def detail(self) -> str:
@@ -72,18 +61,35 @@ class Measured(Part):
         return f"{self.method.label} ({self.detail})" if self.detail else self.method.label
 
 
-class Measurement(BaseModel):
-    """All rows measured on one machine, one after another.
+class Measured(Row):
+    """What one row costs.
+
+    Attributes:
+        trainable_params: Trained numbers.
+        stored_params: Numbers needed beside the base afterwards.
+        adapter_bytes: Of the file that holds them.
+        step_seconds: One a round: of a training step; empty for what trains nothing.
+        generate_seconds: One a round: of the generation of ``num_new_tokens`` tokens for one picture.
+        peak_memory_bytes: One a fresh process: how far training lifted the process's largest resident size.
+    """
+
+    trainable_params: int
+    stored_params: int
+    adapter_bytes: int
+    step_seconds: list[float]
+    generate_seconds: list[float]
+    peak_memory_bytes: list[int]
+
+
+class Series(BaseModel):
+    """What every file of measurements says.
 
     Attributes:
         schema_version: Written as ``schema``.
         model: The base.
-        fingerprint: Of its weights.
-        total_params: Of the whole model.
-        settings: batch_size, num_tokens (of a training step), num_new_tokens, num_rounds, steps_a_round, task.
-        environment: As in a record, with the processor's name.
+        settings: How it was measured.
+        environment: As in a record.
         measured_at: UTC, ISO 8601.
-        rows: What was measured, the untrained base first.
     """
 
     model_config = ConfigDict(
@@ -92,11 +98,32 @@ class Measurement(BaseModel):
 
     schema_version: int = Field(default=1, alias="schema")
     model: str
-    fingerprint: str
-    total_params: int
     settings: dict[str, JsonValue]
     environment: dict[str, JsonValue]
     measured_at: str
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        write_whole(path, (self.model_dump_json(indent=1, by_alias=True) + "\n").encode())
+
+
+AnySeries = TypeVar("AnySeries", bound=Series)
+
+
+class Measurement(Series):
+    """All rows measured on one machine, one after another.
+
+    The settings are batch_size, num_tokens (of a training step), num_new_tokens, num_rounds, steps_a_round and task; the
+    environment has the processor's name.
+
+    Attributes:
+        fingerprint: Of the base's weights.
+        total_params: Of the whole model.
+        rows: What was measured, the untrained base first.
+    """
+
+    fingerprint: str
+    total_params: int
     rows: list[Measured]
 
     @property
@@ -120,15 +147,28 @@ def load(store: Store, model: str) -> Measurement | None:
     Raises:
         MmpeftError: The file cannot be read.
     """
-    path = path_of(store, model)
+    return read(path_of(store, model), Measurement, "python benchmarks/efficiency.py")
+
+
+def read(path: Path, kind: type[AnySeries], command: str) -> AnySeries | None:
+    """The measurements in a file, or None if there is no file.
+
+    Args:
+        path: The file.
+        kind: What it holds.
+        command: Makes it anew.
+
+    Raises:
+        MmpeftError: The file cannot be read.
+    """
     if not path.is_file():
         return None
     try:
-        return Measurement.model_validate_json(path.read_bytes(), strict=True)
+        return kind.model_validate_json(path.read_bytes(), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise MmpeftError(f"{path.name}: {where}: {first['msg']}; measure again: python benchmarks/efficiency.py.") from None
+        raise MmpeftError(f"{path.name}: {where}: {first['msg']}; measure again: {command}.") from None
 
 
 def ratios(measurement: Measurement, row: Measured, cost: Cost) -> list[float]:
@@ -179,7 +219,7 @@ def costs_table(measurement: Measurement | None) -> Table:
                 **{f"{words}, of LoRA's": spread(values) for words, values in zip(COSTS.values(), found.values(), strict=True)},
             }
         )
-    return Table(pd.DataFrame(rows), to_html(pd.DataFrame(shown), index=False))
+    return Table(pd.DataFrame(rows), to_html(pd.DataFrame(shown), index=False, fitted=True))
 
 
 def _merges(row: Measured) -> str:

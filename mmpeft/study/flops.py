@@ -122,7 +122,7 @@ def formulas_table() -> Table:
                 "off by (%) ": percent(off[1], sign=True),
             }
         )
-    return Table(pd.DataFrame(rows), to_html(pd.DataFrame(shown), index=False))
+    return Table(pd.DataFrame(rows), to_html(pd.DataFrame(shown), index=False, fitted=True))
 
 
 def reading() -> Prose:

@@ -15,14 +15,24 @@ from typing import Any
 
 import numpy as np
 
-from mmpeft.errors import MmpeftError
 from mmpeft.methods import METHODS
-from mmpeft.study import comparison, tracks, tuning
+from mmpeft.study import tuning
 from mmpeft.study.claims import Row
-from mmpeft.study.comparison import GROUPS, RATIO_MARGIN
+from mmpeft.study.comparison import RATIO_MARGIN
 from mmpeft.study.report import RANDOM_ANSWER
 from mmpeft.study.situations import ONE_TRIAL, RATIOS, STORED, Guide, Situation
-from mmpeft.study.verdicts import ERROR_RATE, Evidence, NoSuchRow, Outcome, chosen, judge_one, level_of, runs_behind, value
+from mmpeft.study.verdicts import (
+    ERROR_RATE,
+    Evidence,
+    NoSuchRow,
+    Outcome,
+    below_chance,
+    chance,
+    chosen,
+    judge_one,
+    runs_behind,
+    value,
+)
 
 SURE, LITTLE, LIKELY, ONE_OF = "sure", "sure; by how much is open", "likely", "one of these"
 NO_MATTER, CANNOT_TELL, NOT_YET = "sure: it makes no difference", "cannot tell", "cannot tell yet"
@@ -154,8 +164,7 @@ def _advice(situation: Situation, known: Evidence, margin: float, strict: bool) 
     choices = {METHODS[row["method"]].label for row in situation.against}
     beaten = [name for name, outcome in over.items() if name in choices and outcome.verdict == "contradicted"]
     references = _references(situation, known, strict) if order else {}
-    blind = references.get(RANDOM_ANSWER, -math.inf)
-    below_chance = bool(order) and not waiting and _below(blind, situation, known, [rows[name] for name in order])
+    low = RANDOM_ANSWER in references and not waiting and _below(situation, known, [rows[name] for name in order])
     caveats = _caveats(situation, known)
     num_runs, num_planned = _runs(situation, known, rows)
     least = RATIO_MARGIN if situation.measure in RATIOS else margin
@@ -167,13 +176,13 @@ def _advice(situation: Situation, known: Evidence, margin: float, strict: bool) 
         over=over,
         references=references,
         instead=beaten[0] if beaten and not waiting else None,
-        below_chance=below_chance,
+        below_chance=low,
         left_out=left_out,
         shown=shown,
         caveats=caveats,
         stored={name: found for name, row in rows.items() if (found := _bytes(situation, row, known)) is not None},
         price=_price(situation, known, order[0], margin, strict) if order and situation.measure == STORED else None,
-        sureness=_sureness(ranking, waiting, least, left_out, caveats, none=bool(beaten) or below_chance),
+        sureness=_sureness(ranking, waiting, least, left_out, caveats, none=bool(beaten) or low),
         scale=known.results.question.scale,
         num_runs=num_runs,
         num_planned=num_planned,
@@ -254,30 +263,14 @@ def _references(situation: Situation, known: Evidence, strict: bool) -> dict[str
 
 
 def _chance(situation: Situation, known: Evidence) -> float | None:
-    """What a random answer scores; None of other measures and splits, and where a real dataset is not at hand."""
-    results = known.results
-    try:
-        if situation.measure != "score" or results.question.split != "test":
-            return None
-        if situation.tracked:
-            return tracks.chance(known.said, situation.tracked)
-        if situation.over not in (*GROUPS, "all"):
-            return None
-        tasks = results.tasks(None if situation.over == "all" else situation.over)
-        size = results.question.eval.get("num_examples")
-        return float(np.mean([comparison.blind(task, "chance", size) for task in tasks])) if tasks else None
-    except MmpeftError:
-        return None
+    """What a random answer scores; None where something else than scores decides."""
+    return None if situation.measure in (ONE_TRIAL, STORED) else chance({}, situation.contrast({}, {}), known)
 
 
-def _below(chance: float, situation: Situation, known: Evidence, rows: Sequence[Row]) -> bool:
-    """Whether each row, the best one first, surely scores less than chance."""
-    best = _value(situation, rows[0], known)
-    if best is None or best >= chance:
-        return False
-    claim, level = situation.claim([(row, row) for row in rows]), 1 - ERROR_RATE / len(rows)
-    found = [level_of(claim, row, situation.contrast(row, row), known, level) for row in rows]
-    return all(e is not None and e.high < chance for e in found)
+def _below(situation: Situation, known: Evidence, rows: Sequence[Row]) -> bool:
+    """Whether each row surely scores less than a random answer."""
+    claim = situation.claim([(row, row) for row in rows])
+    return below_chance(claim, [(row, situation.contrast(row, row)) for row in rows], known)
 
 
 def _shown(situation: Situation, rows: Mapping[str, Row], known: Evidence) -> dict[str, dict[str, float]]:

@@ -27,7 +27,7 @@ def layouts_table(name: str) -> Table:
             "printed ": frame["printed_tuned"],
         }
     )
-    return Table(frame, to_html(shown, index=False))
+    return Table(frame, to_html(shown, index=False, fitted=True))
 
 
 def reading(*names: str) -> Prose:

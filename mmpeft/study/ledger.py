@@ -64,6 +64,9 @@ def in_brief(found: Sequence[Judged]) -> Prose:
     for reason in dict.fromkeys(one.reason for one in found if one.reason):
         fallen = [f"«{one.claim.claim}»" for one in found if one.reason == reason]
         text += f" Contradicted, {reason}: {' '.join(fallen)}"
+    low = [f"«{one.claim.claim}»" for one in found if one.below_chance]
+    if low:
+        text += f" Judged by rows that all lie below a random answer: {' '.join(low)}"
     return Prose(text)
 
 
@@ -116,6 +119,7 @@ def verdict_table(found: Sequence[Judged]) -> Table:
         {
             "verdict": one.verdict,
             "reason": one.reason,
+            "below_chance": one.below_chance,
             "claim": one.claim.claim,
             "where": one.claim.where,
             "interval": _interval(one.decisive, one.claim),
@@ -127,12 +131,12 @@ def verdict_table(found: Sequence[Judged]) -> Table:
     ]
     frame = pd.DataFrame(rows, index=[one.claim.id for one in found])
     shown = frame.assign(
-        verdict=_with_words((f"<b>{MARKS[one]} {one}</b>" for one in frame["verdict"]), frame["reason"]),
+        verdict=_with_words((f"<b>{MARKS[one]} {one}</b>" for one in frame["verdict"]), (one.why for one in found)),
         claim=_with_words(map(escape, frame["claim"]), frame["where"]),
         interval=_with_words(frame["interval"], frame["contrast"]),
         page=[f'<a href="{name}.html">{name}</a>' for name in frame["page"]],
     )
-    shown = shown.drop(columns=["reason", "where", "contrast"]).rename(columns={"interval": CONTRAST})
+    shown = shown.drop(columns=["reason", "below_chance", "where", "contrast"]).rename(columns={"interval": CONTRAST})
     return Table(frame, to_html(shown, index=False, fitted=True))
 
 
@@ -296,4 +300,4 @@ def paper_table(ledger: Ledger) -> Table:
             }
         )
     frame = pd.DataFrame(rows)
-    return Table(frame, to_html(frame.map(lambda value: escape(str(value))), index=False))
+    return Table(frame, to_html(frame.map(lambda value: escape(str(value))), index=False, fitted=True))

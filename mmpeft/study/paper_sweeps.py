@@ -1,11 +1,11 @@
 """The paper's tables about one setting at a time beside ours: location, data, seeds, learning rate.
 
 Its Tables 2, 3, 6 and 14, LLaVA-1.5-7B, as far as they can be read; one run a cell but in Tables 6 and 14, which have
-three seeds. They tune the connector. Only signs and orders are compared.
+three seeds. They tune the connector. Only signs and orders are compared: what the paper's numbers say is a claim, which our
+runs bear out or not by the rule of the claims ledger (verdicts.weighed), with its margins.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 
 from mmpeft.methods import METHODS
 from mmpeft.stats import Estimate
-from mmpeft.study.comparison import RATIO_MARGIN, Results
+from mmpeft.study.comparison import RATIO_MARGIN, Results, margin
 from mmpeft.study.curve_report import Arms, groups_of
 from mmpeft.study.curves import Point, level, step, weighted
 from mmpeft.study.differences import Cells, framed
@@ -21,6 +21,8 @@ from mmpeft.study.locations import PLACES, families
 from mmpeft.study.paper import METHOD_OF, MODEL, NO_SIGN_BELOW, Check, Verdict, published
 from mmpeft.study.report import DASH, Prose, Table, listed, percent, with_interval
 from mmpeft.study.spread import middle, ratio, settings
+from mmpeft.study.verdicts import ERROR_RATE, ruled, weighed
+from mmpeft.study.verdicts import Verdict as Judgment
 from mmpeft.tasks import TASKS
 
 
@@ -51,11 +53,17 @@ def _our_averages(results: Results, values: pd.Series) -> dict[str, float]:
     return {f"{group}, these columns": float(mean) for group, mean in means.items()}
 
 
-def _of_sign(theirs: float, ours: Estimate, least: float = NO_SIGN_BELOW) -> Verdict:
-    """Whether two differences have the same sign; undecided where either has none."""
-    if abs(theirs) < least or ours.low <= 0 <= ours.high:
-        return "undecided"
-    return "agrees" if (ours.mean > 0) == (theirs > 0) else "disagrees"
+AGREEMENT: dict[str, Verdict] = {"supported": "agrees", "contradicted": "disagrees", "undecided": "undecided"}
+
+
+def _of_sign(theirs: float, ours: Estimate) -> Verdict:
+    """Whether a difference of ours bears out the sign of the paper's; undecided where that has none."""
+    return "undecided" if abs(theirs) < NO_SIGN_BELOW else _borne_out(theirs > 0, ours.low, ours.high, margin())
+
+
+def _borne_out(above: bool, low: float, high: float, least: float) -> Verdict:
+    """What an interval of ours makes of the claim that a value lies above zero, or below it."""
+    return AGREEMENT[weighed("above" if above else "below", low, high, least)]
 
 
 def _wide(rows: Cells, digits: int = 1) -> Table:
@@ -89,34 +97,31 @@ def published_locations(results: Results) -> Table:
 def location_checks(results: Results) -> list[Check]:
     """For each method the best location at one size, on the seen and the unseen columns that we have.
 
-    Undecided where the paper's lead is under half a point, or ours over the next best, or over the paper's, holds zero.
+    Ours bears it out if the paper's best is above both others, as a claim of two contrasts is judged. Undecided where the
+    paper's lead is under half a point. Shown is the lead of our best one over the paper's, or over our second.
     """
-    theirs, found = table(2), []
+    theirs, found, coverage = table(2), [], 1 - ERROR_RATE / (len(PLACES) - 1)
     for name, by_place in families(results).get("same size", {}).items():
         label = name.split(",")[0]
+        points = {place: Point(0.0, (row,)) for place, row in by_place.items()}
         for group in groups_of(results):
             mine = theirs[(theirs["label"] == label) & theirs["dataset"].isin(_columns(results, group))]
-            means = mine.groupby("location")["value"].mean()
-            found_here = {place: level(results, Point(0.0, (row,)), group) for place, row in by_place.items()}
-            ours = {place: e.mean for place, e in found_here.items() if e}
+            means = mine.groupby("location")["value"].mean().sort_values(ascending=False)
+            ours = {place: e.mean for place, point in points.items() if (e := level(results, point, group))}
             if len(means) < len(PLACES) or len(ours) < len(PLACES):
                 continue
-            there = str(means.idxmax())
-            here = max(ours, key=lambda place: ours[place])
-            margin = float(means[there] - means.drop(there).max())
-            other = there if here != there else _second(ours, here)
-            lead = step(results, Point(0.0, (by_place[other],)), Point(0.0, (by_place[here],)), group)
-            verdict: Verdict = "undecided"
-            if lead and lead.low > 0 and margin >= NO_SIGN_BELOW:
-                verdict = "agrees" if here == there else "disagrees"
-            told = f"{here}, {with_interval(lead, sign=True)} over {other}" if lead else here
+            there, *others = map(str, means.index)
+            leads = [step(results, points[other], points[there], group, coverage) for other in others]
+            ahead = float(means.iloc[0] - means.iloc[1])
+            sides: list[Judgment] = [weighed("above", e.low, e.high, margin()) if e else "undecided" for e in leads]
+            verdict = AGREEMENT[ruled("all", sides)] if ahead >= NO_SIGN_BELOW else "undecided"
+            here, second, _ = sorted(ours, key=lambda place: -ours[place])
+            over = there if here != there else second
+            lead = step(results, points[over], points[here], group, coverage)
+            told = f"{here}, {with_interval(lead, sign=True)} over {over}" if lead else here
             statement = f"best location of {label}, {group} columns"
-            found.append(Check(statement, f"{there}, by {percent(margin)} points", told, verdict))
+            found.append(Check(statement, f"{there}, by {percent(ahead)} points", told, verdict))
     return found
-
-
-def _second(scores: Mapping[str, float], best: str) -> str:
-    return max((place for place in scores if place != best), key=lambda place: scores[place])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -200,8 +205,8 @@ def _means_and_sds(number: int) -> Table:
 def seed_checks(results: Results) -> list[Check]:
     """Whether a method is steadier than another, and whether its largest size is steadier than its smallest.
 
-    A ratio has a side if its whole interval lies on it. The paper's are over three seeds each, of
-    which an interval would hold almost any ratio; they are taken as printed, beyond a fifth either way.
+    The paper's are over three seeds each, of which an interval would hold almost any ratio; they are taken as printed, beyond
+    a fifth either way. The same fifth is the margin of ours.
     """
     theirs, found = table(6), []
     own = {one.label: one for one in middle(results)}
@@ -224,9 +229,9 @@ def seed_checks(results: Results) -> list[Check]:
 
 
 def _ratio_check(statement: str, there: float, ours: Any) -> Check:
-    verdict: Verdict = "undecided"
-    if abs(math.log(there)) > RATIO_MARGIN and not ours.low <= 1 <= ours.high:
-        verdict = "agrees" if (ours.value > 1) == (there > 1) else "disagrees"
+    low, high = (math.log(end) if end > 0 else -math.inf for end in (ours.low, ours.high))
+    signed = abs(math.log(there)) > RATIO_MARGIN
+    verdict = _borne_out(there > 1, low, high, RATIO_MARGIN) if signed else "undecided"
     return Check(statement, f"{there:.2f}", f"{ours.value:.2f} ({ours.low:.2f} to {ours.high:.2f})", verdict)
 
 

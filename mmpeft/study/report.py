@@ -25,12 +25,12 @@ from mmpeft.study.comparison import (
     GROUPS,
     Results,
     Variant,
-    blind,
     estimate,
     find,
     full_marks,
     gain,
     margin,
+    mean_blind,
     variants_of,
 )
 from mmpeft.tasks import TASKS
@@ -184,14 +184,15 @@ def _rates(rates: Iterable[float | None]) -> str:
 def method_table(results: Results) -> Table:
     """Scores with 95 % intervals: a row for each variant, a column for each task, and the two averages.
 
-    The first rows need no picture: a random answer, and always the most frequent one.
+    The first rows need no picture: a random answer, and always the most frequent one; a dash where a dataset is not at hand.
     """
     columns = {what: _heading(what) for what in _columns(results)}
     best = {what: _best(results, what) for what in columns}
     shown, frame = {}, {}
     for name, scores in _blind(results).items():
-        shown[name] = [percent(scores[what]) for what in columns]
-        frame[name] = [scores[what] for what in columns]
+        known = [scores[what] for what in columns]
+        shown[name] = ["–" if score is None else percent(score) for score in known]
+        frame[name] = [np.nan if score is None else score for score in known]
     for variant in results.variants:
         found = {what: estimate(results, variant, what) for what in columns}
         shown[row_name(variant)] = [cell(e, bold=best[what] == variant) for what, e in found.items()]
@@ -225,16 +226,15 @@ def row_name(variant: Variant) -> str:
     return named if variant.label in CONNECTOR_SAID else f"{named}, {variant.connector}"
 
 
-def _blind(results: Results) -> dict[str, dict[str, float]]:
+def _blind(results: Results) -> dict[str, dict[str, float | None]]:
     """What answers without looking score on each task and, averaged, on each group; test split only."""
     if results.question.split != "test":
         return {}
     size = results.question.eval.get("num_examples")
     rows = {}
     for kind, name in (("chance", RANDOM_ANSWER), ("majority", "Most frequent answer")):
-        scores = {task: blind(task, kind, size) for task in results.tasks()}
-        means = {g: float(np.mean([scores[t] for t in results.tasks(g)])) for g in GROUPS if results.tasks(g)}
-        rows[name] = scores | means
+        groups = {task: [task] for task in results.tasks()} | {group: results.tasks(group) for group in GROUPS}
+        rows[name] = {what: mean_blind(tasks, kind, size) for what, tasks in groups.items()}
     return rows
 
 

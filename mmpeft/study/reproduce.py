@@ -98,22 +98,21 @@ def pre_step_in_brief(scale: str, gpu: str) -> Prose:
         f"{states / 1e9:.0f} GB, {peaks[1] / 1e9:.0f} with all else. One {gpu} has {card.memory_bytes / 1e9:.0f}."
     )
     if least is None:
-        return Prose(f"{said} No number of them that divides a pass holds it.")
+        return Prose(f"{said} No number of them that divides a batch holds it.")
     return Prose(f"{said} In pieces over {least}, it is about {peaks[least] / 1e9:.0f} GB each." if least > 1 else said)
 
 
 def pre_step_peaks(run: RunSpec) -> dict[int, float]:
     """By number of GPUs, bytes that one needs for its piece of the run's pre-step and its share of each pass.
 
-    As many as divide the examples of a pass; a whole layer's weights, which are put together for a moment, among them.
+    As many as divide a batch; a whole layer's weights, which are put together for a moment, among them.
     """
     assert run.pre_step is not None
     full, train = _pre_step_setup(run), run.pre_step.train
     shape = max((shape_of(run.model, task) for task in run.pre_step.tasks), key=lambda each: each.num_tokens)
-    size = train.batch_size // train.gradient_accumulation_steps
     peaks = {}
-    for number in [number for number in range(1, size + 1) if size % number == 0]:
-        memory = step_memory(full, size // number, shape)
+    for number in [number for number in range(1, train.batch_size + 1) if train.batch_size % number == 0]:
+        memory = step_memory(full, train.batch_size // (number * train.passes(number)), shape)
         kept = memory.weights + memory.gradients + memory.optimizer
         layer = 4 * full.sizes.dims.num_parameters / full.sizes.dims.num_layers if number > 1 else 0
         peaks[number] = kept / number + layer + memory.activations + memory.working

@@ -371,7 +371,7 @@ def chance(tracks: Tracks, what: str, measure: str = "score") -> float | None:
     tasks = dict.fromkeys(task for _, task in pairs(tracks, what))
     if track is None or track.split != "test" or what == SOURCE or measure != "score" or not tasks:
         return None
-    return float(np.mean([comparison.blind(task, "chance", track.num_examples) for task in tasks]))
+    return comparison.mean_blind(tasks, "chance", track.num_examples)
 
 
 def epochs_at(tracks: Tracks, row: Variant, moment: int | str) -> list[int]:

@@ -18,7 +18,7 @@ from mmpeft.spec import RunSpec
 from mmpeft.stats import Estimate, TaskScores, hierarchical_bootstrap
 from mmpeft.study import tracks
 from mmpeft.study.claims import SEED_SD, Claim, Contrast, Ledger, Row
-from mmpeft.study.comparison import GROUPS, NUM_DRAWS, RATIO_MARGIN, Results, Variant, read, settings_of
+from mmpeft.study.comparison import GROUPS, NUM_DRAWS, RATIO_MARGIN, Results, Variant, mean_blind, read, settings_of
 from mmpeft.study.curves import combined, pooled, untrained
 from mmpeft.study.track_report import MEASURE_NAMES
 from mmpeft.study.tracks import Tracks
@@ -83,6 +83,7 @@ class Judged:
         scale: Of the runs.
         run_ids: The finished runs that it was judged by.
         num_planned: How many runs it needs.
+        below_chance: Whether each row that it compares surely scores less than a random answer.
     """
 
     claim: Claim
@@ -91,6 +92,7 @@ class Judged:
     scale: str
     run_ids: tuple[str, ...]
     num_planned: int
+    below_chance: bool = False
 
     @property
     def decisive(self) -> Outcome:
@@ -108,16 +110,21 @@ class Judged:
         return reasons[0] if len(reasons) == 1 else ", ".join(f"partly {reason}" for reason in reasons)
 
     @property
+    def why(self) -> str:
+        """The reason if there is one, and whether nothing that was compared scores as much as a random answer."""
+        return ", ".join(filter(None, (self.reason, "each row below a random answer" if self.below_chance else "")))
+
+    @property
     def in_words(self) -> str:
-        """The verdict, and why if it is contradicted: ``contradicted: the other way round``."""
-        return f"{self.verdict}: {self.reason}" if self.reason else self.verdict
+        """The verdict, and why: ``contradicted: the other way round``."""
+        return f"{self.verdict}: {self.why}" if self.why else self.verdict
 
     def to_dict(self) -> dict[str, Any]:
         """``{claim, verdict, reason, interval, runs, scale, …}`` as plain values.
 
         The reason says why a claim is contradicted: ``the other way round``, ``smaller than the margin`` (of a claim that
         there is a difference) or ``larger than the margin`` (of one that there is none); else it is empty. So it is for each
-        contrast. The interval is that of the decisive contrast.
+        contrast. The interval is that of the decisive contrast. Below chance are rows that all score less than a random answer.
         """
         least = self.decisive
         return {
@@ -127,6 +134,7 @@ class Judged:
             "question": self.claim.question,
             "verdict": self.verdict,
             "reason": self.reason,
+            "below_chance": self.below_chance,
             "interval": None if least.low is None else [least.low, least.high],
             "runs": len(self.run_ids),
             "planned": self.num_planned,
@@ -196,7 +204,9 @@ def judge_one(claim: Claim, known: Evidence, margin: float) -> Judged:
     outcomes = tuple(_outcome(claim, c, known, least, level) for c, least in zip(contrasts, margins, strict=True))
     finished, num_planned = runs_behind(claim, known.results)
     scale = known.results.question.scale
-    return Judged(claim, ruled(claim.rule, [o.verdict for o in outcomes]), outcomes, scale, finished, num_planned)
+    rows = [(row, contrast) for contrast in contrasts for row in (*contrast.plus, *contrast.minus)]
+    low = below_chance(claim, list({str((row, c.over)): (row, c) for row, c in rows}.values()), known)
+    return Judged(claim, ruled(claim.rule, [o.verdict for o in outcomes]), outcomes, scale, finished, num_planned, low)
 
 
 def runs_behind(claim: Claim, results: Results) -> tuple[tuple[str, ...], int]:
@@ -293,6 +303,36 @@ def level_of(claim: Claim, row: Row, contrast: Contrast, known: Evidence, level:
     """
     found = _scores(claim, known, row, contrast)
     return hierarchical_bootstrap(found, np.random.default_rng(0), num_draws=NUM_DRAWS, level=level) if found else None
+
+
+def chance(row: Row, contrast: Contrast, known: Evidence) -> float | None:
+    """What a random answer scores where a row is looked at.
+
+    None of other measures than scores, of other splits than test, and where a real dataset is not at hand.
+    """
+    results = known.results
+    if contrast.measure != "score" or results.question.split != "test":
+        return None
+    if contrast.tracked:
+        return tracks.chance(known.said, contrast.tracked)
+    return mean_blind(_tasks(results, row.get("over", contrast.over)), "chance", results.question.eval.get("num_examples"))
+
+
+def below_chance(claim: Claim, rows: Sequence[tuple[Row, Contrast]], known: Evidence) -> bool:
+    """Whether each of these rows surely scores less than a random answer, as surely as a claim is judged.
+
+    Raises:
+        NoSuchRow: As for :func:`judge`.
+    """
+    low = []
+    for row, contrast in rows:
+        random, mean = chance(row, contrast, known), value(claim, row, contrast, known)
+        if random is None or mean is None or mean >= random:
+            return False
+        low.append((row, contrast, random))
+    level = 1 - ERROR_RATE / len(rows)
+    found = [(level_of(claim, row, contrast, known, level), random) for row, contrast, random in low]
+    return all(e is not None and e.high < random for e, random in found)
 
 
 def _spread_ratio(scores: Sequence[tuple[float, Mapping[str, TaskScores]]], level: float) -> tuple[float, float, float] | None:
