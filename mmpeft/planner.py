@@ -19,6 +19,9 @@ from mmpeft.spec import PreStepSpec, RunSpec, TrainSpec, parse
 USED_SHARE = 0.35
 """Of a GPU's matrix peak, in training and in reading a prompt: what such models often reach, an assumption."""
 
+LAYER_SECONDS = 0.0005
+"""The least time of a decoder layer in one pass, however small, for starting its kernels one by one; an assumption too."""
+
 HEADROOM_RATIO = 0.92
 """Of a GPU's memory a step may ask for; the rest goes to the runtime and to gaps between tensors."""
 
@@ -263,7 +266,9 @@ def _estimate(
 ) -> Estimate:
     limit = gpu.memory_bytes * HEADROOM_RATIO
     size, passes, training_bytes = learning.cut(limit, num_gpus)
-    training, peak = learning.flops() / (gpu.flops * used_share), max(training_bytes, asking_bytes)
+    layers, peak = learning.setup.sizes.dims.num_layers, max(training_bytes, asking_bytes)
+    starting = 3 * layers * LAYER_SECONDS * learning.num_steps * passes * num_gpus  # forwards, and twice that backwards
+    training = max(starting, learning.flops() / (gpu.flops * used_share))
     return Estimate(
         label=label,
         trained=learning.setup.trained,
@@ -292,7 +297,8 @@ def _asking_seconds(spec: RunSpec, learning: Learning, gpu: Gpu, used_share: flo
 
     def asking(task: str, number: int) -> float:
         weights = setup.sizes.total * (2 if setup.half else 4)
-        return reading(task, number) + number / spec.eval.batch_size * words_of(task).answer * weights / gpu.bandwidth
+        token = max(weights / gpu.bandwidth, setup.sizes.dims.num_layers * LAYER_SECONDS)
+        return reading(task, number) + ceil(number / spec.eval.batch_size) * words_of(task).answer * token
 
     seconds = asking(spec.task, num_examples(spec.task, spec.eval.split, spec.eval.num_examples))
     if track.wanted:
@@ -378,14 +384,8 @@ def _add(rows: dict[tuple[str, int | None], dict[str, Any]], found: Estimate, si
 
 def total(found: Sequence[Budget]) -> dict[str, Any]:
     """The sums over questions, of :func:`budgets`."""
-    return {
-        "num_runs": sum(each.num_runs for each in found),
-        "gpu_hours": sum(each.gpu_hours for each in found),
-        "dollars": sum(each.dollars for each in found),
-        "peak_bytes": max(each.peak_bytes for each in found),
-        "fits": all(each.fits for each in found),
-        "disk_bytes": sum(each.disk_bytes for each in found),
-    }
+    sums = {name: sum(getattr(each, name) for each in found) for name in ("num_runs", "gpu_hours", "dollars", "disk_bytes")}
+    return {**sums, "peak_bytes": max(each.peak_bytes for each in found), "fits": all(each.fits for each in found)}
 
 
 def one_setup(what: Mapping[str, Any], train: Mapping[str, Any], size: tuple[int, int, int], gpu_name: str) -> dict[str, Any]:
@@ -439,8 +439,8 @@ def assumptions(gpu_name: str, used_share: float = USED_SHARE) -> str:
     found, gpu = measured_error(), gpu_of(gpu_name)
     return (
         f"Assumed: {used_share:.0%} of {gpu_name}'s {gpu.flops / 1e12:.0f} TFLOP/s are reached, {HEADROOM_RATIO:.0%} of its "
-        f"{gpu.memory_bytes / GIB:.0f} GiB can be used, an hour costs ${gpu.dollars_per_hour:.2f}; the vision "
-        "encoder runs in each pass, but for the packaged models, whose features are kept. "
+        f"{gpu.memory_bytes / GIB:.0f} GiB can be used, a layer takes {1000 * LAYER_SECONDS:g} ms at least, an hour costs "
+        f"${gpu.dollars_per_hour:.2f}; the vision encoder runs in each pass, but for packaged models, whose features are kept. "
         f"Error of the calculator on {found.num_setups} small models on a CPU: kept bytes {found.memory_median:.1%} (median), "
         f"{found.memory_worst:.1%} (worst); operations {found.flops_median:.1%}, {found.flops_worst:.1%}. "
         "Hours follow from the share that is reached; `benchmarks/gpu_cost.py` measures it on a GPU."
