@@ -443,5 +443,5 @@ def assumptions(gpu_name: str, used_share: float = USED_SHARE) -> str:
         f"${gpu.dollars_per_hour:.2f}; the vision encoder runs in each pass, but for packaged models, whose features are kept. "
         f"Error of the calculator on {found.num_setups} small models on a CPU: kept bytes {found.memory_median:.1%} (median), "
         f"{found.memory_worst:.1%} (worst); operations {found.flops_median:.1%}, {found.flops_worst:.1%}. "
-        "Hours follow from the share that is reached; `benchmarks/gpu_cost.py` measures it on a GPU."
+        "Hours follow from the share that is reached; benchmarks/gpu_cost.py measures it on a GPU."
     )

@@ -70,7 +70,7 @@ def error_table() -> Table:
             "worst (%) ": [percent(value) for value in frame[("operations", "max")]],
         }
     )
-    return Table(frame, to_html(shown, index=False))
+    return Table(frame, to_html(shown, index=False, fitted=True))
 
 
 def in_brief(scale: str, gpu: str) -> Prose:
