@@ -56,6 +56,7 @@ endif
 	$(MMPEFT) book --scale $(SCALE)
 endif
 	@echo "open book/_build/html/index.html"
+	@echo "for the commands: . $(BIN)/activate, then mmpeft --help"
 
 book: $(INSTALLED)
 	$(MMPEFT) book --scale $(SCALE)

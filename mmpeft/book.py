@@ -132,6 +132,7 @@ def _execute(path: Path, out: Path, parameters: dict[str, Any]) -> None:
                 progress_bar=False,
                 execution_timeout=TIMEOUT_SECONDS,
                 kernel_manager_class=kernels,
+                extra_arguments=["--log-level=CRITICAL"],  # a kernel is interrupted when it ends, and would say so
             )
     except PapermillExecutionError as error:
         if error.ename == MmpeftError.__name__:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from socket import gaierror
 from typing import Literal
 
@@ -27,6 +28,20 @@ def explained(what: str, place: str) -> Iterator[None]:
         raise MmpeftError(f"{what}: a package is missing ({str(error).strip().splitlines()[0]}); install it with pip.") from error
     except (OSError, ValueError) as error:
         raise MmpeftError(f"{what}: {_reason(error, place)}") from error
+
+
+def look_for(what: str, repository: str, revision: str | None) -> None:
+    """Nothing, if a model is in the cache, in a folder of its id, or within reach; its config alone is fetched.
+
+    Raises:
+        MmpeftError: It is not: said once, before a sweep fails run by run.
+    """
+    if Path(repository).is_dir():
+        return
+    from huggingface_hub import hf_hub_download
+
+    with explained(what, f"{repository}@{revision or 'main'}"):
+        hf_hub_download(repository, "config.json", revision=revision)
 
 
 def _reason(error: BaseException, place: str) -> str:

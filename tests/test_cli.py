@@ -294,3 +294,13 @@ def test_counts_of_a_model_that_does_not_exist_suggests_the_nearest() -> None:
     shown = call("counts", "--model", "llava-1.5-8b")
     assert shown.exit_code == 2
     assert "Did you mean 'llava-1.5-" in shown.output + shown.stderr
+
+
+def test_a_model_that_cannot_be_reached_is_said_once_before_any_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    said = CliRunner().invoke(app, ["run", "method", "--scale", "small-hub", "--store", str(tmp_path)])
+    assert said.exit_code == 2
+    assert "cannot be reached and is not in the cache: connect, or download it" in " ".join(str(said.output).split())
+    assert not list(tmp_path.rglob("*.json"))

@@ -9,7 +9,7 @@ import pytest
 from mmpeft.plan import load_question, questions
 from mmpeft.records import Store
 from mmpeft.registry import fingerprint
-from mmpeft.study import comparison, report
+from mmpeft.study import comparison, ledger, report
 from mmpeft.study.comparison import Results
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,3 +49,10 @@ def test_every_record_is_of_the_packaged_base_and_has_its_predictions() -> None:
         assert content["fingerprint"] == fingerprint(content["spec"]["model"]), f"{path.name} is of another base"
         packed = ROOT / "results" / "predictions" / f"{path.stem}.jsonl.gz"
         assert packed.exists() == (content["predictions_sha256"] is not None), path.name
+
+
+def test_the_readme_says_what_the_ledger_says() -> None:
+    said = str(ledger.in_brief(ledger.judged("tiny"))).split(".")[0]
+    text = " ".join(Path("README.md").read_text(encoding="utf-8").split())
+    assert said[1:] in text  # the sentence begins there in small
+    assert f"{sum(1 for _ in Path('results/records').glob('*.json')):,} recorded runs" in text

@@ -42,7 +42,8 @@ def plan(
     out.print(f"about ${whole['dollars']:,.0f}, {whole['disk_bytes'] / 1e9:.1f} GB on disk", soft_wrap=True)
     if too_large := dict.fromkeys(label for each in found for label in each.too_large):
         names = "; ".join(too_large)
-        out.print(f"too large for one {gpu}: {names}. Cut it over several: mmpeft run --accelerate fsdp.", soft_wrap=True)
+        remedy = "mmpeft run --accelerate fsdp --processes …, and mmpeft pre-step before."
+        out.print(f"too large for one {gpu}: {names}. Cut it over several: {remedy}", soft_wrap=True)
     if every:
         out.print("runs and pre-steps that questions share are counted in the first that asks them", style="dim")
     out.print(said, style="dim", soft_wrap=True)

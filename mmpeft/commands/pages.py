@@ -39,6 +39,8 @@ def notebook(
     from mmpeft.book import notebook as execute
 
     out.print(execute(name, files or [], to), soft_wrap=True)
+    if files and to is None:
+        out.print("this is the book's page now; `mmpeft book` makes its own again, --out FILE leaves it alone", soft_wrap=True)
 
 
 def book(

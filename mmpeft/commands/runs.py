@@ -89,7 +89,9 @@ def _run(
     """How many of the question's runs are failed after this call."""
     from mmpeft.execute import run_missing
     from mmpeft.launch import Launch
+    from mmpeft.models import Hub, known
     from mmpeft.pictures import prepare_features
+    from mmpeft.reach import look_for
 
     planned = asked.planned()
     due = store.missing(planned) + (store.failed(planned) if retry_failed else [])
@@ -98,7 +100,10 @@ def _run(
         if isinstance(how, Launch):
             for one in due:
                 how.check(one.spec)
-        if cluster is None:  # a cluster's machines compute what they lack themselves
+        if cluster is None:  # a cluster's machines find and compute what they lack themselves
+            for name in dict.fromkeys(one.spec.model for one in due):
+                if isinstance(source := known(name).source, Hub):
+                    look_for(f"model {name}", source.id, source.revision)
             prepare_features(due, workers)
         run_missing(due, store, workers, retry_failed=retry_failed, engine=cluster, run=how)
     records = store.records(planned)
@@ -192,10 +197,12 @@ def _print_status(found: dict[str, dict[str, float]]) -> None:
 
 
 def _print_failures(records: "Iterable[Record]") -> None:
-    for record in records:
-        if record.status == "failed":
-            where = f"{record.spec.task}, {record.spec.method.label}"
-            out.print(f"failed: {record.run_id} ({where}): {record.error}", markup=False, soft_wrap=True)
+    failed = [record for record in records if record.status == "failed"]
+    for record in failed:
+        where = f"{record.spec.task}, {record.spec.method.label}"
+        out.print(f"failed: {record.run_id} ({where}): {record.error}", markup=False, soft_wrap=True)
+    if failed:
+        out.print("failed runs are not made again by themselves: mmpeft run … --retry-failed")
 
 
 def export(
