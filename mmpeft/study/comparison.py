@@ -97,13 +97,6 @@ class Results:
         return [name for name in names if group is None or TASKS[name].seen == (group == "seen")]
 
 
-def mean_blind(tasks: Iterable[str], kind: str, num_examples: int | None) -> float | None:
-    """The same averaged over tasks; None where it is not known for each."""
-    scores = [blind(task, kind, num_examples) for task in tasks]
-    known = [score for score in scores if score is not None]
-    return float(np.mean(known)) if known and len(known) == len(scores) else None
-
-
 def full_marks(task: str) -> float:
     """The most that the task's metric can give."""
     return FULL_MARKS.get(TASKS[task].metric, 1.0)
@@ -118,6 +111,13 @@ def blind(task: str, kind: str, num_examples: int | None) -> float | None:
     if not all(TASKS[task].at_hand(split) for split in ("test", TASKS[task].blind_split)):
         return None
     return TASKS[task].baselines(num_examples)[kind] / full_marks(task)
+
+
+def mean_blind(tasks: Iterable[str], kind: str, num_examples: int | None) -> float | None:
+    """What :func:`blind` gives, averaged over tasks; None where it is not known for each."""
+    scores = [blind(task, kind, num_examples) for task in tasks]
+    known = [score for score in scores if score is not None]
+    return float(np.mean(known)) if known and len(known) == len(scores) else None
 
 
 def read(question: Question, store: Store) -> Results:
