@@ -98,6 +98,7 @@ class _Sweep:
         self.report = report
         self.tasks: dict[Any, str] = {}
         self.deaths: Counter[str] = Counter()
+        self.doomed: dict[str, str] = {}
 
     def finish(self) -> None:
         """Return when every run has a record."""
@@ -116,7 +117,11 @@ class _Sweep:
 
     def _submit(self) -> None:
         for run_id, one in self.waiting.items():
-            if run_id not in self.tasks.values() and not self.store.held(run_id):
+            if run_id in self.tasks.values() or self.store.held(run_id):
+                continue  # the lease of a worker that died outlives it for a moment, and on another machine until it expires
+            if run_id in self.doomed:
+                give_up(one, self.store, self.doomed[run_id])
+            else:
                 self.tasks[self.start(one)] = run_id
 
     def _see_to(self, task: Any, run_id: str) -> None:
@@ -128,7 +133,7 @@ class _Sweep:
             self.deaths[run_id] += 1
             if self.deaths[run_id] > DEATHS_ALLOWED:
                 how = "ran out of memory" if isinstance(death, errors.OutOfMemoryError) else "died"
-                give_up(self.waiting[run_id], self.store, f"the worker process {how} in each of {self.deaths[run_id]} attempts")
+                self.doomed[run_id] = f"the worker process {how} in each of {self.deaths[run_id]} attempts"
         except (errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError):
             pass  # the run is given to another machine once the lease has died
         except errors.RayError as failure:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ from typing import Any
 import pytest
 from small_runs import logged, make_plan, wait_for
 
-from mmpeft.cluster import Cluster
+from mmpeft.cluster import Cluster, _Sweep
 from mmpeft.errors import MmpeftError
 from mmpeft.execute import Summary, run_missing
+from mmpeft.leases import EXPIRY_SECONDS
 from mmpeft.records import Store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
@@ -108,6 +110,39 @@ def test_a_run_that_kills_every_worker_becomes_a_failed_row(nodes: Any, tmp_path
     )
     assert summary == Summary(done=2, failed=1, skipped=0)
     assert "the worker process died in each of 3 attempts" in store.collect(make_plan(3))["error"][1]
+
+
+class _Crashing:
+    """A Ray of one kind of task: it leaves the lease of a worker of another machine, a second from its expiry, and dies."""
+
+    def __init__(self, store: Store) -> None:
+        from ray import exceptions
+
+        self.exceptions, self.store, self.attempts = exceptions, store, 0
+
+    def start(self, one: Any) -> str:
+        self.attempts += 1
+        lease = self.store.path / "leases" / f"{one.run_id}.json"
+        lease.parent.mkdir(parents=True, exist_ok=True)
+        lease.write_text('{"pid": 1, "host": "elsewhere", "token": "gone", "since": 0}')
+        dead_in_a_second = time.time() - EXPIRY_SECONDS + 1
+        os.utime(lease, (dead_in_a_second, dead_in_a_second))
+        return f"attempt {self.attempts}"
+
+    def wait(self, tasks: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        return tasks, []
+
+    def get(self, task: str) -> None:
+        raise self.exceptions.WorkerCrashedError
+
+
+def test_the_lease_of_a_worker_that_died_elsewhere_does_not_earn_its_run_another_attempt(tmp_path: Path) -> None:
+    store, planned = Store(tmp_path), make_plan(1)
+    ray, reported = _Crashing(store), []
+    _Sweep(ray, planned, store, ray.start, reported.append).finish()
+    assert ray.attempts == 3
+    assert reported == [planned[0].run_id]
+    assert "the worker process died in each of 3 attempts" in store.collect(planned)["error"][0]
 
 
 def test_a_run_larger_than_any_machine_is_said(nodes: Any, tmp_path: Path) -> None:
