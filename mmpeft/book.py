@@ -167,12 +167,14 @@ def private_kernels() -> Iterator[type]:
 def _tidy(path: Path, name: str) -> None:
     """Fold the cell that papermill wrote; drop what it noted about this machine, and bars that need a kernel.
 
-    A figure's label gets the notebook's name before it, so that a copied notebook is a page of its own.
+    A figure's label gets the notebook's name before it, so that a copied notebook is a page of its own. What a page comes to
+    stands on it before its parameters.
     """
     import nbformat
 
     document = nbformat.read(path, as_version=4)
     document.metadata = {k: v for k, v in document.metadata.items() if k not in ("papermill", "widgets")}
+    document.cells = _summary_first(document.cells)
     for cell in document.cells:
         tags = cell.metadata.get("tags", [])
         if "injected-parameters" in tags:
@@ -183,6 +185,15 @@ def _tidy(path: Path, name: str) -> None:
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     nbformat.write(document, path)
+
+
+def _summary_first(cells: list[Any]) -> list[Any]:
+    """The cells tagged ``summary``, which a notebook can only make late, before the words and the cell of its parameters."""
+    summary = [cell for cell in cells if "summary" in cell.metadata.get("tags", [])]
+    rest = [cell for cell in cells if cell not in summary]
+    tagged = (i for i, cell in enumerate(rest) if "parameters" in cell.metadata.get("tags", []))
+    start = next(tagged, 1) - 1
+    return [*rest[:start], *summary, *rest[start:]]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import yaml
 from mmpeft import book
 from mmpeft.errors import MmpeftError
 from mmpeft.plan import Question, load_question, questions
+from mmpeft.study.claims import load_ledger
 
 NAMES = sorted(path.stem for path in Path("notebooks").glob("*.ipynb"))
 SMOKE = [Path("params/method.yaml"), Path("params/scales/smoke.yaml")]
@@ -56,6 +57,20 @@ def test_notebooks_have_one_cell_of_literal_parameters(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", questions())
+def test_a_questions_page_begins_with_what_it_comes_to(name: str) -> None:
+    cells = read(name).cells
+    summary = [cell for cell in cells if "summary" in cell.metadata.get("tags", [])]
+    assert summary[0].source.startswith("## In short\n")
+    assert summary[1].source == "report.provenance(results, brief=True)"  # which says the scale
+    assert len(summary) > 2
+    tables = [cell for cell in summary if "verdict_table" in cell.source]
+    assert bool(tables) == any(claim.question == name for claim in load_ledger().claims)
+    in_code = [cell for cell in cells if cell.cell_type == "code" and cell not in summary]
+    folded = [cell for cell in in_code if "hide-input" in cell.metadata.get("tags", [])]
+    assert folded == in_code[:2], "parameters and imports"
+
+
+@pytest.mark.parametrize("name", questions())
 def test_no_result_is_typed_into_prose(name: str) -> None:
     assert not [text for text in sources(name, "markdown") if re.search(r"\d[\d.]*\s*(%|points)|\d\.\d+ ", text)]
 
@@ -81,6 +96,8 @@ def test_a_question_runs_at_smoke_in_under_a_minute(name: str, tmp_path: Path) -
     assert "papermill" not in executed.metadata and "widgets" not in executed.metadata
     injected = [c for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert len(injected) == 1 and "hide-cell" in injected[0].metadata["tags"]
+    ids = [cell.id for cell in executed.cells]
+    assert ids.index("in-short") < ids.index("parameters-words") < ids.index("parameters"), "the answer before its parameters"
     text, planned = str(executed), len(load_question(name, "smoke").specs())
     assert f"{planned} of {planned} planned runs" in text and "The model is random" in text
 

@@ -113,8 +113,13 @@ def said(found: Sequence[Judged], claim_id: str, *, numbers: bool = False) -> Pr
 CONTRAST = "the contrast that says least for it"
 
 
-def verdict_table(found: Sequence[Judged]) -> Table:
-    """The ledger: a row a claim with verdict, the decisive contrast and its interval, runs, and the page that has them."""
+def verdict_table(found: Sequence[Judged], *, pages: bool = True) -> Table:
+    """The ledger: a row a claim with verdict, the decisive contrast and its interval, runs, and the page that has them.
+
+    Args:
+        found: From :func:`judged` or :func:`of_page`.
+        pages: Whether to name the page; not on the page itself.
+    """
     rows = [
         {
             "verdict": one.verdict,
@@ -136,7 +141,8 @@ def verdict_table(found: Sequence[Judged]) -> Table:
         interval=_with_words(frame["interval"], frame["contrast"]),
         page=[f'<a href="{name}.html">{name}</a>' for name in frame["page"]],
     )
-    shown = shown.drop(columns=["reason", "below_chance", "where", "contrast"]).rename(columns={"interval": CONTRAST})
+    left_out = ["reason", "below_chance", "where", "contrast", *([] if pages else ["page"])]
+    shown = shown.drop(columns=left_out).rename(columns={"interval": CONTRAST})
     return Table(frame, to_html(shown, index=False, fitted=True))
 
 

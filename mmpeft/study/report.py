@@ -113,12 +113,13 @@ def within_the_scale(e: Estimate) -> tuple[float, float]:
 # --------------------------------------------------------------------------------------------------
 
 
-def provenance(results: Results, *, plain: bool = False) -> Prose:
+def provenance(results: Results, *, plain: bool = False, brief: bool = False) -> Prose:
     """Where the numbers of a page come from: ``31 of 48 planned runs · scale tiny · model … · commit …``.
 
     Args:
         results: From :func:`read`.
         plain: Without Markdown's marks, to be glued into a sentence.
+        brief: Without machines and commits.
     """
     counts, q = results.counts, results.question
     runs = f"{counts['done']} of {counts['planned']} planned runs"
@@ -128,9 +129,9 @@ def provenance(results: Results, *, plain: bool = False) -> Prose:
         f"scale {q.scale}",
         f"model {q.model}",
         f"judged on {q.split}",
-        _several(results.runs, "device", "device"),
-        _several(results.runs, "git_commit", "commit"),
     ]
+    if not brief:
+        parts += [_several(results.runs, "device", "device"), _several(results.runs, "git_commit", "commit")]
     line = " · ".join(part for part in parts if part)
     if q.model in RANDOM:
         line += f".{' ' if plain else chr(10) * 2}The model is random: these numbers only show that the code runs."
@@ -355,13 +356,14 @@ def standing(results: Results, group: str) -> Prose:
         return Prose(f"On the {group} tasks nothing can be compared yet: too few runs have a record.")
     best = max(found, key=lambda variant: found[variant].mean)
     text = f"On the {group} tasks the highest average is that of {best}: {with_interval(found[best])}."
-    base = find(results, METHODS["zero-shot"].label)
-    if base in found and base is not None and base != best:
-        text += f" The base without any training scores {with_interval(found[base])}."
     leads = {variant: gain(results, best, variant, group) for variant in found if variant != best}
     sure = verdicts(leads, 0.0)
     equals = [variant for variant in leads if sure[variant] != "higher"]
-    return Prose(f"{text} {_equals(equals, len(leads))}")
+    text += f" {_equals(equals, len(leads))}"
+    base = find(results, METHODS["zero-shot"].label)
+    if base in found and base is not None and base != best:
+        text += f" The base without any training scores {with_interval(found[base])}."
+    return Prose(text)
 
 
 def _equals(equals: Sequence[Variant], num_others: int) -> str:
