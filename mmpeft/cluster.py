@@ -2,25 +2,32 @@
 
 The store lies on a folder that every machine sees, and each run is leased there as everywhere else. So a machine that is lost
 in the middle costs its runs in flight: they are made again elsewhere as soon as their leases have died. Whoever calls may stop
-and call again, from any machine of the cluster.
+and call again, from any machine of the cluster. While no machine has room, Ray waits for one.
 """
 
 import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from mmpeft.errors import MmpeftError
-from mmpeft.execute import Report, RunFunction, give_up, imported, take
+from mmpeft.execute import GpuLost, Report, RunFunction, give_up, imported, take
 from mmpeft.plan import Planned
 from mmpeft.records import Store
 
 POLL_SECONDS = 1.0
 DEATHS_ALLOWED = 2
 """How many times the worker of a run may die while its machine lives on, before the run counts as failed."""
+
+MACHINES_ALLOWED = 9
+"""How many machines a run may lose: machines are taken away, but one after the other is brought down by what runs on it."""
+
+UNSEEN_SECONDS = 60.0
+"""How long a record that a machine has written may take to be seen from another."""
 
 CARRIED = ("MMPEFT_CACHE", "MMPEFT_DATA", "HF_HOME", "HF_TOKEN")
 """Environment variables that the tasks get from whoever calls. They go with the task and not as Ray's runtime environment,
@@ -81,10 +88,13 @@ def _ray() -> Any:
     return ray
 
 
-def _make(one: Planned, *, folder: str, run: RunFunction | str, variables: dict[str, str]) -> None:
-    """A task: make the run, unless somebody did or does."""
+def _make(one: Planned, *, folder: str, run: RunFunction | str, variables: dict[str, str]) -> bool:
+    """A task: make the run, unless somebody did or does. Whether it has a record then."""
     os.environ.update(variables)
-    take(one, Store(folder), imported(run))
+    store = Store(folder)
+    with suppress(GpuLost):  # Ray gives no second task to a process that had a GPU
+        take(one, store, imported(run))
+    return store.has(one.run_id)
 
 
 class _Sweep:
@@ -98,7 +108,9 @@ class _Sweep:
         self.report = report
         self.tasks: dict[Any, str] = {}
         self.deaths: Counter[str] = Counter()
+        self.lost_machines: Counter[str] = Counter()
         self.doomed: dict[str, str] = {}
+        self.written: dict[str, float] = {}
 
     def finish(self) -> None:
         """Return when every run has a record."""
@@ -117,6 +129,9 @@ class _Sweep:
 
     def _submit(self) -> None:
         for run_id, one in self.waiting.items():
+            if run_id in self.written:
+                self._check_seen(run_id)
+                continue
             if run_id in self.tasks.values() or self.store.held(run_id):
                 continue  # the lease of a worker that died outlives it for a moment, and on another machine until it expires
             if run_id in self.doomed:
@@ -124,17 +139,28 @@ class _Sweep:
             else:
                 self.tasks[self.start(one)] = run_id
 
+    def _check_seen(self, run_id: str) -> None:
+        """Look how long a record is on its way from the machine that wrote it."""
+        if time.monotonic() - self.written[run_id] > UNSEEN_SECONDS and not self.store.held(run_id):
+            raise MmpeftError(
+                f"--store {self.store.path}: a machine of the cluster has written run {run_id} there, and this one does not see "
+                "it; name a folder that all machines share."
+            )
+
     def _see_to(self, task: Any, run_id: str) -> None:
         """Look at a task that ended: a lost machine is nobody's fault, a worker that died alone may be its run's."""
         errors = self.ray.exceptions
         try:
-            self.ray.get(task)
+            if self.ray.get(task):
+                self.written[run_id] = time.monotonic()
         except (errors.WorkerCrashedError, errors.OutOfMemoryError) as death:
             self.deaths[run_id] += 1
             if self.deaths[run_id] > DEATHS_ALLOWED:
                 how = "ran out of memory" if isinstance(death, errors.OutOfMemoryError) else "died"
                 self.doomed[run_id] = f"the worker process {how} in each of {self.deaths[run_id]} attempts"
         except (errors.NodeDiedError, errors.LocalRayletDiedError, errors.ObjectLostError):
-            pass  # the run is given to another machine once the lease has died
+            self.lost_machines[run_id] += 1  # the run is given to another machine once the lease has died
+            if self.lost_machines[run_id] > MACHINES_ALLOWED:
+                self.doomed[run_id] = f"the machine was lost in each of {self.lost_machines[run_id]} attempts"
         except errors.RayError as failure:
             raise MmpeftError(f"a task failed outside any run: {str(failure).strip().splitlines()[-1]}") from None

@@ -2,16 +2,19 @@
 
 Every worker walks the same plan and takes what has no record and no lease; the store is all they share, so a
 sweep can be joined, killed and started again at any moment. A run that fails becomes a record with its error,
-and the sweep goes on. A worker that dies is replaced; a run that killed two becomes a failed record.
+and the sweep goes on. A worker that dies is replaced; a run that killed two becomes a failed record. A lease that a
+dead machine left is waited for, a minute at most.
 """
 
 import importlib
+import math
 import multiprocessing
 import os
 import signal
 import sys
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,6 +47,10 @@ DEATHS_ALLOWED = 1
 """How many workers may die in a run before it counts as failed: one may be an accident."""
 DEATHS_BETWEEN_RUNS_ALLOWED = 3
 LINE_SECONDS = 60.0
+LIFE_SECONDS = 1.0
+"""Between two looks whether a lease that is left over has somebody behind it."""
+GPU_LOST = 87
+"""The exit code of a worker whose GPU can do nothing more in its process."""
 COUNTS = "{task.fields[done]} done, {task.fields[failed]} failed, {task.remaining:.0f} remaining"
 
 
@@ -60,6 +67,10 @@ class Summary:
     done: int
     failed: int
     skipped: int
+
+
+class GpuLost(MmpeftError):
+    """After this error of a GPU every further call to it fails in the same process; the run's record says which it was."""
 
 
 class Engine(Protocol):
@@ -95,7 +106,7 @@ def run_missing(
     """
     if retry_failed:
         for failed in store.failed(planned):
-            store.forget(failed.run_id)
+            store.forget_failed(failed.run_id)
     for left in store.checkpoints():  # of a run killed between its record and this
         if (record := store.load(left.stem)) and record.status == "ok":
             forget_checkpoint(left)
@@ -115,9 +126,13 @@ def run_missing(
 
 
 def serial(planned: Sequence[Planned], store: Store, run: RunFunction | str, report: Report) -> None:
-    """Make the runs one after another, here."""
+    """Make the runs one after another, here.
+
+    Raises:
+        GpuLost: This process cannot go on; what is left needs another.
+    """
     function = imported(run)
-    for one in planned:
+    for one in offered(planned, store):
         if take(one, store, function):
             report(one.run_id)
 
@@ -182,6 +197,9 @@ class _Team:
 
     def _replace(self, dead: BaseProcess) -> None:
         exitcode, held = dead.exitcode or 0, self._unfinished_by(dead)
+        if exitcode == GPU_LOST:
+            self._start()
+            return
         self.deaths_between_runs += not held
         if not held and (exitcode > 0 or self.deaths_between_runs > DEATHS_BETWEEN_RUNS_ALLOWED):
             raise MmpeftError(f"a worker ended with code {exitcode} outside any run; its message is above.")
@@ -215,10 +233,32 @@ def _work(planned: Sequence[Planned], folder: Path, run: RunFunction | str, thre
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     function, store, parent = imported(run), Store(folder), multiprocessing.parent_process()
-    for one in planned:
+    for one in offered(planned, store):
         if parent is None or not parent.is_alive():
             return
-        take(one, store, function)
+        try:
+            take(one, store, function)
+        except GpuLost:
+            sys.exit(GPU_LOST)
+
+
+def offered(planned: Sequence[Planned], store: Store) -> Iterator[Planned]:
+    """The runs to try: each in its turn; then those again whose lease ended without a record.
+
+    A machine that died, or was started again, leaves leases that hold until they expire. So the end is reached when each run
+    has a record, or whoever holds it has shown to be alive since.
+    """
+    yield from planned
+    first_sign: dict[str, float | None] = {}
+    while left := [one for one in planned if not store.has(one.run_id)]:
+        free = [one for one in left if not store.held(one.run_id)]
+        yield from free
+        signs = {one.run_id: store.sign_of_life(one.run_id) for one in left if one not in free}
+        alive = [sign == math.inf or sign != first_sign.setdefault(run_id, sign) for run_id, sign in signs.items()]
+        if not free:
+            if all(alive):
+                return
+            time.sleep(LIFE_SECONDS)
 
 
 def take(one: Planned, store: Store, run: RunFunction) -> bool:
@@ -233,7 +273,11 @@ def take(one: Planned, store: Store, run: RunFunction) -> bool:
 
 
 def make(one: Planned, store: Store, run: RunFunction) -> None:
-    """Leave the run's record, or the record of its failure."""
+    """Leave the run's record, or the record of its failure.
+
+    Raises:
+        GpuLost: It failed, and so would every other run in this process.
+    """
     started_at = utc_now()
     try:
         outcome = run(one.spec)
@@ -241,8 +285,13 @@ def make(one: Planned, store: Store, run: RunFunction) -> None:
             raise MmpeftError(f"came back as run {outcome.record.run_id}: its task or base changed meanwhile")
         store.save(*outcome)
     except Exception as error:  # whatever it is, it ends this run and not the sweep
+        if store.has(one.run_id):  # it is written already, here or by another worker: what failed came after
+            warnings.warn(f"run {one.run_id} has its record, and then failed: {_in_one_line(error)}", stacklevel=2)
+            return
         found = error if isinstance(error, RunFailed) else None
         store.save(Record.failure(one, _in_one_line(error), started_at, found))
+        if "torch" in sys.modules and isinstance(error, sys.modules["torch"].AcceleratorError):
+            raise GpuLost(f"run {one.run_id}: {error}; the GPU can do nothing more in this process: start again.") from error
 
 
 def _in_one_line(error: Exception) -> str:

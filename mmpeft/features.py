@@ -7,6 +7,7 @@ a file that is damaged or half-written is computed again.
 
 import hashlib
 import os
+import uuid
 import zlib
 from collections import UserDict
 from collections.abc import Callable, Iterable, Sequence
@@ -99,7 +100,7 @@ class FeatureStore:
         features = self.encoder.features(pixel_values)[0].cpu().contiguous()
         path = self.path(task, picture_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
+        partial = path.with_suffix(f".{uuid.uuid4().hex}.partial")
         save_file({"features": features}, partial, metadata={"crc32": _checksum(features)})
         os.replace(partial, path)
         return features

@@ -25,12 +25,15 @@ import yaml
 
 from mmpeft.errors import MmpeftError, RunFailed, unknown
 from mmpeft.execute import make
+from mmpeft.leases import PLACE
 from mmpeft.plan import Planned, params_folder
 from mmpeft.records import Outcome, Store
 from mmpeft.spec import RunSpec
 
 PARENT = "MMPEFT_LAUNCHED_BY"
 """The environment variable with the process id of the launching process."""
+
+GPUS = "CUDA_VISIBLE_DEVICES"
 
 PARENT_POLL_SECONDS = 2.0
 GRACE_SECONDS = 20.0
@@ -129,7 +132,7 @@ class Launch:
         order = {"spec": spec.model_dump(mode="json"), "pre_step": pre_step, "store": str(self.store)}
         order["checkpoint_every"] = self.checkpoint_every
         (folder / "order.json").write_text(json.dumps(order), encoding="utf-8")
-        with (folder / "said.txt").open("w+", encoding="utf-8") as said:
+        with (folder / "said.txt").open("w+", encoding="utf-8", errors="replace") as said:
             code = subprocess.run(self.command(str(folder)), stdout=said, stderr=said, env=self._environment()).returncode
             said.seek(0)
             return code, [line.strip() for line in said if line.strip()]
@@ -152,7 +155,18 @@ class Launch:
         return self.processes or 1
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, PARENT: str(os.getpid())}
+        return {**os.environ, **self._own_gpus(), PARENT: str(os.getpid())}
+
+    def _own_gpus(self) -> dict[str, str]:
+        """Which GPUs the processes see, if this is one of several workers: each has its share, in turn."""
+        import torch
+
+        there = torch.cuda.device_count()
+        if PLACE not in os.environ or there < 2 * self.num_processes:
+            return {}
+        names = os.environ.get(GPUS, "").split(",") if os.environ.get(GPUS) else [str(gpu) for gpu in range(there)]
+        first = int(os.environ[PLACE]) % (there // self.num_processes) * self.num_processes
+        return {GPUS: ",".join(names[first : first + self.num_processes])}
 
     def check(self, spec: RunSpec) -> None:
         """Looks whether the run can be made this way; no model is loaded for it.
@@ -234,10 +248,11 @@ def _cause(said: Sequence[str]) -> str:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process when its launcher's launcher is gone: nobody would take what it makes."""
+    """Ends this process when its launcher or the launcher's launcher is gone: nobody would take what it makes."""
+    launcher = os.getppid()
 
     def watch() -> None:
-        while Path(f"/proc/{parent}").exists() or not Path("/proc").exists():
+        while os.getppid() == launcher and (Path(f"/proc/{parent}").exists() or not Path("/proc").exists()):
             time.sleep(PARENT_POLL_SECONDS)
         os._exit(1)
 

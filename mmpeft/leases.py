@@ -8,6 +8,7 @@ its holder dies: two workers never take over the same lease, and a kill leaves n
 
 import fcntl
 import json
+import math
 import os
 import socket
 import tempfile
@@ -15,7 +16,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,19 @@ def held(path: Path, *, expiry_seconds: float = EXPIRY_SECONDS) -> bool:
         return path.exists() and not _expired(path, expiry_seconds)
 
 
+def sign_of_life(path: Path) -> float | None:
+    """When a lease was last touched; infinity where its process lives on this host; None where there is no lease.
+
+    A lease that nobody touches any more may be held, by :func:`held`, until it expires. Of a living holder this value changes.
+    """
+    content = holder(path)
+    if content.get("host") == this_host() and _alive(int(content["pid"])):
+        return math.inf
+    with suppress(FileNotFoundError):
+        return path.stat().st_mtime
+    return None
+
+
 def this_host() -> str:
     """Where process ids are comparable: the host, and on Linux the container's own space of process ids."""
     try:
@@ -82,9 +96,13 @@ def _acquired(path: Path, expiry_seconds: float) -> str | None:
         if path.exists():
             if not _expired(path, expiry_seconds):
                 return None
-            path.unlink()
+            path.unlink(missing_ok=True)
         # O_EXCL as well: where a network file system keeps locks to one host, fresh leases stay exclusive.
-        with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644), "w") as file:
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return None
+        with os.fdopen(descriptor, "w") as file:
             json.dump(content, file)
     return token
 
@@ -92,33 +110,37 @@ def _acquired(path: Path, expiry_seconds: float) -> str | None:
 def _release(path: Path, token: str) -> None:
     with _folder_lock(path.parent):
         if holder(path).get("token") == token:
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
 def _beat(path: Path, token: str, seconds: float, over: threading.Event) -> None:
     while not over.wait(seconds):
-        if holder(path).get("token") != token:
-            return
-        try:
+        with suppress(OSError):  # a network file system that stumbles must not cost the lease: the next beat may get through
+            if holder(path).get("token", token) != token:
+                return
             os.utime(path)
-        except FileNotFoundError:
-            return
 
 
 def _expired(path: Path, expiry_seconds: float) -> bool:
     content = holder(path)
     if content.get("host") == this_host() and not _alive(int(content["pid"])):
         return True
-    return _now(path.parent) - path.stat().st_mtime > expiry_seconds
+    try:
+        return _now(path.parent) - path.stat().st_mtime > expiry_seconds
+    except FileNotFoundError:  # given back since it was looked for, by a host whose locks this one does not see
+        return True
 
 
 def _alive(pid: int) -> bool:
+    """Whether a process of this host lives: one that has ended, and that nobody has asked after, does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
+    with suppress(OSError):  # Linux alone
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     return True
 
 

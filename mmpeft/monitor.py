@@ -101,7 +101,7 @@ class Monitor:
             return
         start, training = time.perf_counter(), self.model.training
         self.model.eval()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
             for asked in self.asked:
                 self._ask(asked, step)
         self.model.train(training)

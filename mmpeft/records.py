@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, f
 from mmpeft import leases
 from mmpeft.errors import MmpeftError, RunFailed
 from mmpeft.files import belonging, forget_checkpoint, pack, waiting, write_whole
-from mmpeft.plan import Planned, Question
+from mmpeft.plan import Planned
 from mmpeft.spec import RunSpec
 
 PREDICTION_COLUMNS = ("example_id", "picture_id", "prediction", "answers", "score", "parsed")
@@ -247,9 +247,11 @@ class Store:
         """Whether the run left a record, ok or failed."""
         return self.record_path(run_id).exists()
 
-    def forget(self, run_id: str) -> None:
-        """Remove the record, so that the run counts as missing."""
-        self.record_path(run_id).unlink(missing_ok=True)
+    def forget_failed(self, run_id: str) -> None:
+        """Remove the record if it is a failure and nobody is at the run, so that it counts as missing."""
+        with self.claim(run_id) as mine:
+            if mine and (record := self.load(run_id)) and record.status == "failed":
+                self.record_path(run_id).unlink(missing_ok=True)
 
     def missing(self, planned: Sequence[Planned]) -> list[Planned]:
         """The planned runs without a record; a failed run is not missing."""
@@ -325,17 +327,17 @@ class Store:
     def _lines(self, run_id: str, path: Path, kind: Literal["predictions", "tracked"]) -> list[dict[str, Any]]:
         """The lines of one of a record's files; set aside with the record if they are not its own."""
         what = "predictions" if kind == "predictions" else "tracked predictions"
-        record = self.load(run_id)
-        digest = getattr(record, f"{kind}_sha256", None)
-        if record is None or digest is None:
-            reason = "it has no record" if record is None else record.error or "its record came without any"
-            raise MmpeftError(f"no {what} of run {run_id}: {reason}.")
-        packed = belonging(path, digest)
-        if packed is None:
-            for each in (path, self.record_path(run_id)):
-                self._set_aside(each, f"the {what} are not those of the record")
-            raise MmpeftError(f"the {what} of run {run_id} are lost or damaged; the run counts as missing now.")
-        return [json.loads(line) for line in gzip.decompress(packed).splitlines()]
+        for _ in range(2):  # between two looks a writer may move the file to its place, or replace the record
+            record = self.load(run_id)
+            digest = getattr(record, f"{kind}_sha256", None)
+            if record is None or digest is None:
+                reason = "it has no record" if record is None else record.error or "its record came without any"
+                raise MmpeftError(f"no {what} of run {run_id}: {reason}.")
+            if packed := belonging(path, digest):
+                return [json.loads(line) for line in gzip.decompress(packed).splitlines()]
+        for each in (path, self.record_path(run_id)):
+            self._set_aside(each, f"the {what} are not those of the record")
+        raise MmpeftError(f"the {what} of run {run_id} are lost or damaged; the run counts as missing now.")
 
     def claim(
         self,
@@ -357,6 +359,10 @@ class Store:
     def held(self, run_id: str) -> bool:
         """Whether somebody alive holds the run right now."""
         return leases.held(self.path / "leases" / f"{run_id}.json")
+
+    def sign_of_life(self, run_id: str) -> float | None:
+        """When whoever holds the run last gave a sign of life, see :func:`mmpeft.leases.sign_of_life`."""
+        return leases.sign_of_life(self.path / "leases" / f"{run_id}.json")
 
     def held_by(self, pid: int) -> list[str]:
         """The runs that a process of this host holds, or held when it died."""
@@ -402,11 +408,6 @@ class Store:
             CorruptedRecord,
             stacklevel=4,
         )
-
-
-def status(question: Question) -> dict[str, int]:
-    """How far a question is: ``{planned, done, failed}``."""
-    return Store(question.store_folder()).status(question.planned())
 
 
 def worker_hours(records: Iterable[Record]) -> float:

@@ -56,6 +56,7 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
     """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     planned = Planned.of(spec)
+    device = own_device()  # before anything is computed: a pre-step that this process makes has its place there too
     start_memory()
     loaded, task = base_of(spec), TASKS[spec.task]
     training, asked = examples_of(spec, task)
@@ -65,7 +66,6 @@ def run(spec: RunSpec, progress: bool = False, checkpoint: Path | None = None, c
     for other in on_the_way:
         encoder.features |= features_of(loaded, other.task, other.examples, progress)
 
-    device = own_device()
     prepare(loaded.model, loaded.entry, spec)  # after the pictures, whose features are kept in full precision
     model = loaded.model.to(device)
     # Not around the training: it would keep a weight's bf16 copy over the step that changes the weight.

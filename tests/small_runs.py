@@ -129,6 +129,26 @@ def second_kills_its_worker(spec: RunSpec) -> Outcome:
     return slow(spec)
 
 
+def gpu_is_lost_in_the_second(spec: RunSpec) -> Outcome:
+    """Seed 1 meets an error of the GPU, and after it whatever the same process makes."""
+    import torch
+
+    if spec.seed == 1 or f"lost:{os.getpid()}" in logged():
+        log(f"lost:{os.getpid()}")
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+    return good(spec)
+
+
+def waits_for_the_signal(spec: RunSpec) -> Outcome:
+    """Logs its seed and where in the cluster it is made, ends when "go" is logged, and logs its seed again."""
+    import ray
+
+    log(f"start:{spec.seed}:{os.getpid()}:{ray.get_runtime_context().get_node_id()}")
+    wait_for(lambda: "go" in logged(), seconds=300)
+    log(f"end:{spec.seed}")
+    return good(spec)
+
+
 def takes_a_second(spec: RunSpec) -> Outcome:
     """Logs its seed at the start and at the end of a second, with the process that makes it."""
     log(f"start:{spec.seed}:{os.getpid()}")

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import logged, make_plan, wait_for
+from small_runs import log, logged, make_plan, wait_for
 
 from mmpeft.cluster import Cluster, _Sweep
 from mmpeft.errors import MmpeftError
 from mmpeft.execute import Summary, run_missing
-from mmpeft.leases import EXPIRY_SECONDS
+from mmpeft.leases import EXPIRY_SECONDS, _alive
 from mmpeft.records import Store
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own
@@ -32,8 +32,8 @@ from mmpeft.cluster import Cluster
 from mmpeft.execute import run_missing
 from mmpeft.records import Store
 
-folder, address, num_runs = sys.argv[1:]
-print(run_missing(small_runs.make_plan(int(num_runs)), Store(folder), progress=False, run="small_runs.takes_a_second",
+function, folder, address, num_runs = sys.argv[1:]
+print(run_missing(small_runs.make_plan(int(num_runs)), Store(folder), progress=False, run=f"small_runs.{function}",
                   engine=Cluster(address)))
 """
 
@@ -62,9 +62,9 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     patch.undo()
 
 
-def driver(nodes: Any, store: Store, num_runs: int) -> "subprocess.Popen[str]":
+def driver(function: str, nodes: Any, store: Store, num_runs: int) -> "subprocess.Popen[str]":
     """Another process that asks the cluster for the plan."""
-    command = [sys.executable, "-c", DRIVER, str(store.path), nodes.address, str(num_runs)]
+    command = [sys.executable, "-c", DRIVER, function, str(store.path), nodes.address, str(num_runs)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -73,25 +73,34 @@ def events(kind: str) -> Counter[str]:
     return Counter(event.split(":")[1] for event in logged() if event.startswith(kind))
 
 
+def started_on(machine: Any) -> dict[str, int]:
+    """The seeds that started on a machine, with their processes."""
+    started = [event.split(":") for event in logged() if event.startswith("start") and event.endswith(machine.node_id)]
+    return {seed: int(pid) for _, seed, pid, _ in started}
+
+
 def test_the_runs_of_a_machine_killed_in_the_middle_end_elsewhere_none_twice_none_lost(nodes: Any, tmp_path: Path) -> None:
     store, planned = Store(tmp_path), make_plan(12)
-    asking = driver(nodes, store, 12)
-    wait_for(lambda: sum(events("start").values()) >= 4, seconds=300)
-    nodes.remove_node(nodes.workers_to_kill.pop(), allow_graceful=False)
+    machine = nodes.workers_to_kill.pop()
+    asking = driver("waits_for_the_signal", nodes, store, 12)
+    wait_for(lambda: len(started_on(machine)) == 2, seconds=300)  # it has room for two runs
+    nodes.remove_node(machine, allow_graceful=False)
+    wait_for(lambda: not any(map(_alive, started_on(machine).values())))  # a lost machine takes its processes along
+    log("go")
     said, errors = asking.communicate(timeout=300)
     assert asking.returncode == 0, errors
     assert said.splitlines()[-1] == str(Summary(done=12, failed=0, skipped=0))  # before it Ray says that a machine is gone
     assert store.status(planned) == {"planned": 12, "done": 12, "failed": 0}
     assert events("end") == Counter(str(seed) for seed in range(12))
-    again = [seed for seed, number in events("start").items() if number > 1]
-    assert 1 <= len(again) <= 2, "the machine had room for two runs, and was killed in the middle of them"
+    assert {seed for seed, number in events("start").items() if number > 1} == set(started_on(machine))
+    assert set(events("start").values()) == {1, 2}
     assert store.quarantined() == []
 
 
 def test_whoever_asks_may_be_killed_and_another_takes_over(nodes: Any, tmp_path: Path) -> None:
-    Path(os.environ["MMPEFT_TEST_LOG"]).unlink()
+    Path(os.environ["MMPEFT_TEST_LOG"]).unlink(missing_ok=True)
     store, planned = Store(tmp_path), make_plan(6)
-    asking = driver(nodes, store, 6)
+    asking = driver("takes_a_second", nodes, store, 6)
     wait_for(lambda: any(store.has(run.run_id) for run in planned), seconds=300)
     asking.send_signal(signal.SIGKILL)
     asking.communicate()
@@ -112,13 +121,18 @@ def test_a_run_that_kills_every_worker_becomes_a_failed_row(nodes: Any, tmp_path
     assert "the worker process died in each of 3 attempts" in store.collect(make_plan(3))["error"][1]
 
 
-class _Crashing:
-    """A Ray of one kind of task: it leaves the lease of a worker of another machine, a second from its expiry, and dies."""
+class _OneKindOfTask:
+    """A Ray whose tasks all end alike: each leaves a lease of another machine, a second from its expiry, and then ends so.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: Where the leases are.
+        end: What a task comes back with, or the name of the error of Ray that it ends in.
+    """
+
+    def __init__(self, store: Store, end: bool | str) -> None:
         from ray import exceptions
 
-        self.exceptions, self.store, self.attempts = exceptions, store, 0
+        self.exceptions, self.store, self.end, self.attempts = exceptions, store, end, 0
 
     def start(self, one: Any) -> str:
         self.attempts += 1
@@ -132,17 +146,35 @@ class _Crashing:
     def wait(self, tasks: list[str], timeout: float) -> tuple[list[str], list[str]]:
         return tasks, []
 
-    def get(self, task: str) -> None:
-        raise self.exceptions.WorkerCrashedError
+    def get(self, task: str) -> bool:
+        if isinstance(self.end, str):
+            raise getattr(self.exceptions, self.end)(*["gone"] * (self.end == "NodeDiedError"))
+        return self.end
 
 
-def test_the_lease_of_a_worker_that_died_elsewhere_does_not_earn_its_run_another_attempt(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "attempts", "words"),
+    [("WorkerCrashedError", 3, "the worker process died"), ("NodeDiedError", 2, "the machine was lost")],
+)
+def test_the_lease_of_a_worker_that_died_elsewhere_does_not_earn_its_run_another_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, attempts: int, words: str
+) -> None:
+    monkeypatch.setattr("mmpeft.cluster.MACHINES_ALLOWED", 1)
     store, planned = Store(tmp_path), make_plan(1)
-    ray, reported = _Crashing(store), []
+    ray, reported = _OneKindOfTask(store, end), []
     _Sweep(ray, planned, store, ray.start, reported.append).finish()
-    assert ray.attempts == 3
+    assert ray.attempts == attempts
     assert reported == [planned[0].run_id]
-    assert "the worker process died in each of 3 attempts" in store.collect(planned)["error"][0]
+    assert f"{words} in each of {attempts} attempts" in store.collect(planned)["error"][0]
+
+
+def test_a_store_that_the_machines_do_not_share_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmpeft.cluster.UNSEEN_SECONDS", 0.5)
+    store = Store(tmp_path)
+    ray = _OneKindOfTask(store, True)
+    with pytest.raises(MmpeftError, match=r"--store .* name a folder that all machines share"):
+        _Sweep(ray, make_plan(1), store, ray.start, print).finish()
+    assert ray.attempts == 1
 
 
 def test_a_run_larger_than_any_machine_is_said(nodes: Any, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -23,7 +25,8 @@ from small_runs import (
 )
 
 from mmpeft.errors import MmpeftError
-from mmpeft.execute import RunFunction, Summary, run_missing, serial
+from mmpeft.execute import GpuLost, RunFunction, Summary, run_missing, serial
+from mmpeft.leases import EXPIRY_SECONDS
 from mmpeft.plan import load_question
 from mmpeft.records import Store
 
@@ -122,6 +125,70 @@ def test_a_run_that_somebody_else_is_doing_is_skipped(store: Store) -> None:
     planned = make_plan(3)
     with store.claim(planned[1].run_id):
         assert run_missing(planned, store, progress=False, run=good) == Summary(done=2, failed=0, skipped=1)
+
+
+def abandoned(store: Store, run_id: str, seconds_left: float) -> None:
+    """Leaves the lease of a machine that is gone, so long before it expires."""
+    lease = store.path / "leases" / f"{run_id}.json"
+    lease.parent.mkdir(parents=True, exist_ok=True)
+    lease.write_text('{"pid": 1, "host": "elsewhere", "token": "gone", "since": 0}')
+    last = time.time() - EXPIRY_SECONDS + seconds_left
+    os.utime(lease, (last, last))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_lease_of_a_machine_that_is_gone_does_not_cost_its_run(store: Store, workers: int) -> None:
+    planned = make_plan(3)
+    abandoned(store, planned[1].run_id, seconds_left=3 if workers == 1 else 10)
+    assert run_missing(planned, store, workers, progress=False, run=good) == Summary(done=3, failed=0, skipped=0)
+
+
+def test_whoever_is_at_a_run_on_another_machine_is_not_waited_for(store: Store) -> None:
+    planned = make_plan(2)
+    abandoned(store, planned[1].run_id, seconds_left=50)
+    lease = store.path / "leases" / f"{planned[1].run_id}.json"
+    beat = threading.Timer(2, os.utime, [lease])
+    beat.start()
+    before = time.monotonic()
+    assert run_missing(planned, store, progress=False, run=good) == Summary(done=1, failed=0, skipped=1)
+    assert time.monotonic() - before < 40
+    beat.join()
+
+
+def test_what_goes_wrong_after_the_record_is_written_does_not_make_the_run_a_failed_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(path: Path) -> None:
+        raise OSError("stale file handle")
+
+    monkeypatch.setattr("mmpeft.records.forget_checkpoint", stumble)
+    planned = make_plan(1)
+    with pytest.warns(UserWarning, match=r"has its record, and then failed: OSError: stale file handle"):
+        assert run_missing(planned, store, progress=False, run=good) == Summary(done=1, failed=0, skipped=0)
+    assert store.collect(planned)["status"].tolist() == ["ok"]
+
+
+def test_a_failed_run_that_another_worker_is_making_again_is_not_forgotten(store: Store) -> None:
+    planned = make_plan(2)
+    run_missing(planned, store, progress=False, run=odd_ones_fail)
+    with store.claim(planned[1].run_id):
+        run_missing(planned, store, progress=False, run=slow, retry_failed=True)
+    assert logged() == []
+    store.save(*good(planned[1].spec))  # the other one ends well
+    store.forget_failed(planned[1].run_id)
+    assert store.status(planned) == {"planned": 2, "done": 2, "failed": 0}
+
+
+def test_a_gpu_that_can_do_nothing_more_costs_one_run_and_not_the_plan(store: Store) -> None:
+    planned = make_plan(5)
+    with pytest.raises(GpuLost, match=r"device-side assert.*start again"):
+        run_missing(planned, store, progress=False, run="small_runs.gpu_is_lost_in_the_second")
+    assert store.status(planned) == {"planned": 5, "done": 1, "failed": 1}
+
+
+def test_a_worker_whose_gpu_can_do_nothing_more_is_replaced(store: Store) -> None:
+    summary = run_missing(make_plan(5), store, 2, progress=False, run="small_runs.gpu_is_lost_in_the_second")
+    assert summary == Summary(done=4, failed=1, skipped=0)
 
 
 class Overtaken(Store):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from mmpeft.checkpoints import read
 from mmpeft.errors import MmpeftError
 from mmpeft.execute import run_missing
 from mmpeft.files import shards_of
-from mmpeft.launch import Launch, _cause, configuration, shards
+from mmpeft.launch import GPUS, Launch, _cause, configuration, shards
+from mmpeft.leases import PLACE
 from mmpeft.plan import Planned, params_folder
 from mmpeft.records import Store
 from mmpeft.run import run
@@ -196,6 +199,34 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused_by_the_command_before_any_r
     assert not list(tmp_path.rglob("*.json"))
     assert Launch(tmp_path, accelerate=configuration("ddp")).num_processes == 2
     assert Launch(tmp_path, 5, configuration("ddp")).num_processes == 5
+
+
+@pytest.mark.parametrize(
+    ("place", "named", "share"),
+    [("0", None, "0,1"), ("1", None, "2,3"), ("2", None, "0,1"), ("1", "4,5,6,7", "6,7")],
+)
+def test_several_workers_of_several_processes_each_have_their_own_gpus(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str, named: str | None, share: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    monkeypatch.setenv(PLACE, place)
+    monkeypatch.delenv(GPUS, raising=False)
+    if named:
+        monkeypatch.setenv(GPUS, named)
+    assert Launch(tmp_path, 2)._environment()[GPUS] == share
+    assert Launch(tmp_path, 3)._environment().get(GPUS) == named, "four are no two times three"
+    monkeypatch.delenv(PLACE)
+    assert Launch(tmp_path, 2)._environment().get(GPUS) == named
+
+
+def test_the_processes_of_a_run_end_with_whoever_launched_them() -> None:
+    rank = "import os, time; from mmpeft import launch; launch._end_with(int(os.environ['PARENT'])); print('up'); time.sleep(600)"
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-u', '-c', {rank!r}], start_new_session=True)"
+    environment = {**os.environ, "PARENT": str(os.getpid())}
+    with subprocess.Popen([sys.executable, "-c", launcher], env=environment, stdout=subprocess.PIPE, text=True) as launched:
+        assert launched.stdout and launched.stdout.readline() == "up\n"
+        launched.kill()  # as subprocess does to what it started, when Ctrl-C comes
+        assert launched.stdout.read() == ""  # which ends with the last process that could write to it
 
 
 def test_one_process_is_no_launch(tmp_path: Path) -> None:

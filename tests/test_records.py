@@ -1,8 +1,10 @@
 """Records are whole or absent, corrupted ones set aside, one row a run; a lease has one holder and ends."""
 
 import json
+import math
 import os
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +32,8 @@ from small_runs import (
 )
 
 from mmpeft.errors import MmpeftError
+from mmpeft.files import belonging
+from mmpeft.leases import this_host
 from mmpeft.methods import METHODS
 from mmpeft.records import TRACKED_COLUMNS, CorruptedRecord, Record, Store, utc_now
 
@@ -324,6 +328,60 @@ def test_the_lease_of_a_killed_process_expires_at_once(store: Store) -> None:
     process.join()
     with store.claim("a") as mine:
         assert mine
+
+
+def test_a_process_that_ended_and_that_nobody_asks_after_holds_nothing(store: Store) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
+    lease = store.path / "leases" / "a.json"
+    lease.parent.mkdir(parents=True)
+    lease.write_text(json.dumps({"pid": ended.pid, "host": this_host(), "token": "x", "since": 0}))
+    assert not store.held("a") and store.sign_of_life("a") != math.inf
+    ended.wait()
+
+
+def test_a_heartbeat_outlives_a_file_system_that_stumbles(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease, touch, stumbles = store.path / "leases" / "a.json", os.utime, iter(range(3))
+
+    def sometimes(path: Path) -> None:
+        if next(stumbles, None) is not None:
+            raise OSError("stale file handle")
+        touch(path)
+
+    with store.claim("a", heartbeat_seconds=0.02):
+        touch(lease, (0, 0))
+        monkeypatch.setattr("mmpeft.leases.os.utime", sometimes)
+        wait_for(lambda: time.time() - lease.stat().st_mtime < 60)
+    assert not lease.exists()
+
+
+def test_a_lease_that_comes_or_goes_between_two_looks_is_an_answer_and_no_error(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        store.path.joinpath("leases").mkdir(parents=True)
+        patch.setattr(Path, "exists", lambda self: True)  # as a network file system may still have it
+        assert not store.held("a")
+        with store.claim("a") as mine:
+            assert mine
+    with store.claim("a"), monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda self: False)
+        with store.claim("a") as second:
+            assert not second
+
+
+def test_predictions_that_are_moved_to_their_place_while_they_are_looked_for_are_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = filled(store, 1)
+    looks = iter([None])
+
+    def moved(path: Path, digest: str) -> bytes | None:
+        return next(looks, belonging(path, digest))
+
+    monkeypatch.setattr("mmpeft.records.belonging", moved)
+    assert len(store.predictions(run)) == 3
+    assert store.quarantined() == []
 
 
 @pytest.mark.parametrize("content", ["", '{"pid": 1, "host": "elsewhere", "token": "x", "since": 0}'])
