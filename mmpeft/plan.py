@@ -399,7 +399,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     content = _yaml_in(path)
     if not isinstance(content, dict):
-        raise MmpeftError(f"{path}: must hold 'name: value' lines, found {type(content).__name__}.")
+        found = "nothing" if content is None else f"'{content}'" if isinstance(content, str) else f"a {type(content).__name__}"
+        raise MmpeftError(f"{path}: must hold 'name: value' lines, found {found}.")
     return content
 
 

@@ -1,7 +1,6 @@
 """What a plan of runs costs before any of it is made: hours, memory, disk, and whether it fits a GPU.
 
-The calculator (`mmpeft.calc`) gives bytes and operations; a GPU's sheet gives its memory, speed and, roughly, its price. The
-share of that speed which training reaches is an assumption, said with every table: measure yours and pass it on.
+The calculator (`mmpeft.calc`) gives bytes and operations, a GPU's sheet (`mmpeft.gpus`) its memory, speed and roughly its price.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,51 +8,16 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
-from mmpeft.calc import GIB, Setup, Shape, answering_memory, forward_flops, measured_error, sizes_of, step_flops, step_memory
+from mmpeft.calc import Setup, Shape, answering_memory, forward_flops, sizes_of, step_flops, step_memory
 from mmpeft.errors import MmpeftError, unknown
+from mmpeft.gpus import HEADROOM_RATIO, LAYER_SECONDS, USED_SHARE, Gpu, gpu_of
 from mmpeft.methods import METHODS, Method
 from mmpeft.plan import Question
 from mmpeft.registry import known_task
 from mmpeft.spec import PreStepSpec, RunSpec, TrainSpec, parse
 
-USED_SHARE = 0.35
-"""Of a GPU's matrix peak, in training and in reading a prompt: what such models often reach, an assumption."""
-
-LAYER_SECONDS = 0.0005
-"""The least time of a decoder layer in one pass, however small, for starting its kernels one by one; an assumption too."""
-
-HEADROOM_RATIO = 0.92
-"""Of a GPU's memory a step may ask for; the rest goes to the runtime and to gaps between tensors."""
-
 RUN_BYTES = 3_000_000
 """Record and predictions of a run on disk, roughly: 5,000 answers, compressed. A pre-step's weights come on top."""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A GPU by its sheet.
-
-    Attributes:
-        memory_bytes: Of the card.
-        flops: Dense bf16 matrix operations a second.
-        bandwidth: Bytes a second from its memory.
-        dollars_per_hour: Rented, order of magnitude at the end of 2026.
-    """
-
-    memory_bytes: float
-    flops: float
-    bandwidth: float
-    dollars_per_hour: float
-
-
-GPUS = {
-    "h200": Gpu(141e9, 989e12, 4.8e12, 3.5),
-    "h100": Gpu(80e9, 989e12, 3.35e12, 2.5),
-    "a100-80": Gpu(80e9, 312e12, 2.0e12, 1.8),
-    "a100-40": Gpu(40e9, 312e12, 1.55e12, 1.3),
-    "l40s": Gpu(48e9, 362e12, 0.86e12, 1.0),
-    "rtx-4090": Gpu(24e9, 165e12, 1.0e12, 0.5),
-}
 
 
 @dataclass(frozen=True)
@@ -109,9 +73,22 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a question's runs need together."""
+    """What a question's runs need together.
+
+    Attributes:
+        question: Its name.
+        num_asked: All runs that it asks.
+        num_runs: Those that are counted here, and not with another question; hours, dollars and disk are theirs.
+        gpu_hours: Of all GPUs.
+        dollars: At the GPU's price.
+        peak_bytes: Of the run that needs most, on one GPU.
+        fits: Whether every run does.
+        disk_bytes: Of records and of what pre-steps keep.
+        rows: One a variant and length of training.
+    """
 
     question: str
+    num_asked: int
     num_runs: int
     gpu_hours: float
     dollars: float
@@ -128,17 +105,6 @@ class Budget:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
-
-
-def gpu_of(name: str) -> Gpu:
-    """The GPU of this name.
-
-    Raises:
-        MmpeftError: Its sheet is not here.
-    """
-    if name not in GPUS:
-        raise unknown("gpu", name, GPUS)
-    return GPUS[name]
 
 
 def words_of(task: str) -> Words:
@@ -241,10 +207,13 @@ def estimate(spec: RunSpec, gpu: Gpu, num_gpus: int = 1, used_share: float = USE
         MmpeftError: The batch cannot be dealt out to so many GPUs.
     """
     learning = Learning.of(spec)
-    name = f"{spec.method.label}, {'connector tuned' if spec.connector.tuned else 'frozen'}"
-    label = name if spec.location == "both" else f"{name}, {spec.location}"
     asking = _asking_seconds(spec, learning, gpu, used_share)
-    return _estimate(label, learning, gpu, num_gpus, used_share, asking, _asking_bytes(spec, learning.setup))
+    return _estimate(_label(spec), learning, gpu, num_gpus, used_share, asking, _asking_bytes(spec, learning.setup))
+
+
+def _label(spec: RunSpec) -> str:
+    name = f"{spec.method.label}, {'connector tuned' if spec.connector.tuned else 'frozen'}"
+    return name if spec.location == "both" else f"{name}, {spec.location}"
 
 
 def estimate_pre_step(
@@ -344,8 +313,8 @@ def budget(
     gpu, counted = gpu_of(gpu_name), set() if counted is None else counted
     rows: dict[tuple[str, int | None], dict[str, Any]] = {}
     pre_steps: dict[tuple[str, PreStepSpec], None] = {}
-    kept_bytes, num_runs = 0.0, 0
-    for spec in question.specs():
+    kept_bytes, num_runs, specs = 0.0, 0, question.specs()
+    for spec in specs:
         new = spec not in counted
         num_runs += new
         _add(rows, estimate(spec, gpu, num_gpus, used_share), spec.method.size, new, 1)
@@ -360,6 +329,7 @@ def budget(
     hours = sum(row["gpu_hours"] for row in rows.values())
     return Budget(
         question=question.question,
+        num_asked=len(specs),
         num_runs=num_runs,
         gpu_hours=hours,
         dollars=hours * gpu.dollars_per_hour,
@@ -390,6 +360,8 @@ def total(found: Sequence[Budget]) -> dict[str, Any]:
 
 def one_setup(what: Mapping[str, Any], train: Mapping[str, Any], size: tuple[int, int, int], gpu_name: str) -> dict[str, Any]:
     """What one configuration needs on one device: parameters, bytes by what they are for, operations, whether it fits.
+
+    What was asked for stands first, in words.
 
     Args:
         what: model, method, its size (None: its default), location, connector (frozen or tuned).
@@ -423,7 +395,10 @@ def one_setup(what: Mapping[str, Any], train: Mapping[str, Any], size: tuple[int
     setup, (batch_size, text, answer), gpu = Setup.of(spec), size, gpu_of(gpu_name)
     shape = Shape(setup.sizes.num_image_tokens + text, answer + 1)
     memory = step_memory(setup, batch_size, shape)
+    size_said = f", {kind.size_field} {spec.method.size}" if kind.size_field else ""
+    said = f"{batch_size} examples of {text} tokens of text, {answer} of them the answer's, in {spec.train.precision}"
     return {
+        "configuration": f"{_label(spec)}{size_said}, on {spec.model}; {said}",
         "trained_parameters": setup.trained,
         "base_parameters": setup.sizes.total,
         "sequence_tokens": shape.num_tokens,
@@ -432,16 +407,3 @@ def one_setup(what: Mapping[str, Any], train: Mapping[str, Any], size: tuple[int
         "step_flops": f"{step_flops(setup, batch_size, shape):.3e}",
         "fits": "yes" if memory.total <= gpu.memory_bytes * HEADROOM_RATIO else "no",
     }
-
-
-def assumptions(gpu_name: str, used_share: float = USED_SHARE) -> str:
-    """What the figures stand on, in two sentences."""
-    found, gpu = measured_error(), gpu_of(gpu_name)
-    return (
-        f"Assumed: {used_share:.0%} of {gpu_name}'s {gpu.flops / 1e12:.0f} TFLOP/s are reached, {HEADROOM_RATIO:.0%} of its "
-        f"{gpu.memory_bytes / GIB:.0f} GiB can be used, a layer takes {1000 * LAYER_SECONDS:g} ms at least, an hour costs "
-        f"${gpu.dollars_per_hour:.2f}; the vision encoder runs in each pass, but for packaged models, whose features are kept. "
-        f"Error of the calculator on {found.num_setups} small models on a CPU: kept bytes {found.memory_median:.1%} (median), "
-        f"{found.memory_worst:.1%} (worst); operations {found.flops_median:.1%}, {found.flops_worst:.1%}. "
-        "Hours follow from the share that is reached; benchmarks/gpu_cost.py measures it on a GPU."
-    )

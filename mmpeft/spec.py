@@ -323,7 +323,15 @@ def parse(kind: type[Model], fields: Mapping[str, Any]) -> Model:
         return kind.model_validate(dict(fields), strict=True)
     except ValidationError as error:
         problems = [_explained(kind, problem) for problem in error.errors(include_url=False)]
-        raise MmpeftError("\n".join(problems)) from None
+        raise MmpeftError("\n".join(_told_once(problems))) from None
+
+
+def _told_once(problems: Sequence[str]) -> list[str]:
+    """The first of those that are alike but for a place in a list, and how many more there are."""
+    alike: dict[str, list[str]] = {}
+    for problem in problems:
+        alike.setdefault(re.sub(r"\[\d+\]", "[]", problem), []).append(problem)
+    return [first + (f" ({len(more)} more like it.)" if more else "") for first, *more in alike.values()]
 
 
 def _explained(kind: type[BaseModel], problem: Any) -> str:
@@ -338,7 +346,8 @@ def _explained(kind: type[BaseModel], problem: Any) -> str:
         case "union_tag_not_found":
             return f"{field}.name: missing. Valid: {', '.join(sorted(METHODS))}."
         case "literal_error":
-            return str(unknown(field, value, re.findall(r"'([^']*)'", problem["ctx"]["expected"])))
+            hint = " YAML reads a bare on, off, yes or no as true or false." if isinstance(value, bool) else ""
+            return str(unknown(field, value, re.findall(r"'([^']*)'", problem["ctx"]["expected"]))) + hint
         case "missing":
             return f"{field}: missing; set it."
         case "float_type" if isinstance(value, str) and NUMBER.fullmatch(value):

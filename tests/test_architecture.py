@@ -28,7 +28,7 @@ ORDER = (
     *("errors", "entry", "task", "methods.base", "methods.*", "methods"),
     *("models.base", "models.tiny", "models.*", "models", "registry", "spec", "plan"),
     *("files", "leases", "records"),
-    *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate", "calc", "planner"),
+    *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate", "calc", "gpus", "planner"),
     *("mini.world", "mini.synonyms", "mini.scenes", "mini.draw", "mini.task", "mini.*"),
     *("reach", "real.places", "real.shelf", "real.formats", "real.coco", "real.task", "real.overlap"),
     *("tasks.mini_vqav2", "tasks.mini_flickr30k", "tasks.okvqa", "tasks.*", "tasks"),
@@ -43,7 +43,7 @@ ORDER = (
 
 PURE = [
     *("errors", "entry", "task", "methods", "models", "counts", "registry", "spec", "plan", "files", "leases", "records"),
-    *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate", "calc", "planner"),
+    *("metrics", "ptb", "faithfulness", "scoring", "stats", "decide", "summaries", "simulate", "calc", "gpus", "planner"),
     *("real.places", "real.shelf", "real.formats", "real.coco", "real.task", "real.overlap"),
     *("mini.world", "mini.scenes", "mini.draw", "mini.task", "mini.language", "mini.captions", "tasks"),
     *("execute", "launch", "cluster", "audit", "doctor", "pictures", "book"),

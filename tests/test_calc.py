@@ -21,16 +21,14 @@ from mmpeft.calc import (
     step_memory,
 )
 from mmpeft.errors import MmpeftError
+from mmpeft.gpus import GPUS, HEADROOM_RATIO, gpu_of
 from mmpeft.methods import METHODS
 from mmpeft.plan import load_question, questions
 from mmpeft.planner import (
-    GPUS,
-    HEADROOM_RATIO,
     budget,
     budgets,
     estimate,
     estimate_pre_step,
-    gpu_of,
     num_examples,
     one_setup,
     total,
@@ -231,10 +229,14 @@ def test_the_commands_print_tables_json_and_the_error() -> None:
     assert "Error of the calculator on" in content["assumptions"]
     table = CliRunner().invoke(app, ["plan", "--all", "--scale", "paper-tuned"])
     assert table.exit_code == 0, table.output
-    assert all(name in table.output for name in questions())
+    rows = {words[0]: words[1:3] for line in table.output.splitlines() if (words := line.split())}
+    asked = {name: len(load_question(name, "paper-tuned").specs()) for name in questions()}
+    assert {name: int(rows[name][0].replace(",", "")) for name in questions()} == asked
+    assert all(int(rows[name][1].replace(",", "")) <= asked[name] for name in questions())
     one = CliRunner().invoke(app, ["calc", "--method", "lora", "--size", "128", "--json"])
     assert one.exit_code == 0, one.output
     assert json.loads(one.stdout)["trained_parameters"] == 319_815_680
+    assert "LoRA, frozen, r 128, on llava-1.5-7b; 8 examples of 64 tokens" in json.loads(one.stdout)["configuration"]
     assert "trained parameters" in CliRunner().invoke(app, ["calc", "--method", "prefix"]).output
 
 

@@ -240,7 +240,7 @@ def test_a_claim_says_so_where_each_of_its_rows_scores_less_than_a_random_answer
     assert low.in_words == "contradicted: the other way round, each row below a random answer"
     assert low.reason == "the other way round" and low.to_dict()["below_chance"]
     assert "each row below a random answer" in ledger.verdict_table([low]).html
-    assert ledger.in_brief([low]).endswith("Judged by rows that all lie below a random answer: «It is so.»")
+    assert ledger.in_brief([low]).endswith("Of all verdicts 1 rest on rows that each lie below a random answer.")
     assert judged(0.2, 0.1).in_words == "supported: each row below a random answer"
     for apart in (judged(0.5, 0.1), judged(0.1, 0.5), judged(0.5, 0.6)):
         assert not apart.below_chance and "random answer" not in apart.in_words + ledger.in_brief([apart])
@@ -369,7 +369,7 @@ def test_tables_and_sentences_say_the_verdicts(complete: Results) -> None:
     found = [verdict(complete, claim({**TUNED_OVER_FROZEN, "over": "unseen", "expect": expect})) for expect in ("above", "below")]
     assert ledger.counts(found) == {"supported": 1, "contradicted": 1, "undecided": 0}
     assert "Of 2 claims of the paper, 1 are supported by our runs at the scale tiny" in ledger.in_brief(found)
-    assert "Contradicted, the other way round: «It is so.»" in ledger.in_brief(found)
+    assert "Why contradicted: the difference is the other way round (1)." in ledger.in_brief(found)
     assert [one.to_dict()["reason"] for one in found] == ["", "the other way round"]
     assert "Contradicted: the other way round (120 of 120 runs" in ledger.said([found[1]], "x")
     assert "Supported (120 of 120 runs, scale tiny)" in ledger.said(found, "x")

@@ -280,6 +280,17 @@ def test_models_says_where_each_comes_from_and_what_it_refuses() -> None:
     assert {row["model"]: row["image_tokens"] for row in rows}["llava-1.5-7b"] == 576
 
 
+def test_datasets_says_sizes_wordings_and_licences() -> None:
+    from mmpeft.tasks import REAL
+
+    shown = call("datasets")
+    assert shown.exit_code == 0
+    sizes = {words[0]: words[1:4] for line in shown.output.splitlines() if (words := line.split())}
+    assert sizes["vqav2"] == ["20,000", "1,000", "5,000"]
+    assert all(name in shown.output for name in REAL)
+    assert all(f"licence of {task.dataset}: {task.licence}" in shown.output for task in REAL.values())
+
+
 def test_counts_puts_the_papers_numbers_beside_its_own() -> None:
     shown = call("counts", "--model", "llava-1.5-7b")
     assert shown.exit_code == 0

@@ -13,11 +13,12 @@ import torch
 
 from mmpeft.calc import sizes_in, sizes_of, step_flops, step_memory
 from mmpeft.errors import MmpeftError
+from mmpeft.gpus import HEADROOM_RATIO, USED_SHARE, gpu_of
 from mmpeft.loading import on_meta
 from mmpeft.methods import METHODS
 from mmpeft.models import known
 from mmpeft.plan import load_question
-from mmpeft.planner import HEADROOM_RATIO, USED_SHARE, gpu_of, shape_of
+from mmpeft.planner import shape_of
 from mmpeft.study import gpu_costs
 from mmpeft.study.gpu_costs import Cost, GpuCosts
 

@@ -227,7 +227,7 @@ def test_an_untrained_method_keeps_only_the_settings_that_evaluation_needs() -> 
         ({"variants": [{"method": "lora"}]}, ["variants[0].method", "'name: value'"]),
         (
             {"variants": [{"method": {"name": "lora"}, "connector": True}]},
-            ["variants[0].connector", "frozen, tuned"],
+            ["variants[0].connector", "frozen, tuned", "YAML reads a bare on"],
         ),
         ({"learning_rates": {"ia3": 0.1}}, ["learning_rates", "'lora'", "ia3"]),
         ({"learning_rates": {"lora": "1e-4"}}, ["learning_rates.lora", "write 1.0e-4"]),
@@ -248,7 +248,19 @@ def test_a_wrong_parameter_is_named_with_its_remedy(changes: dict[str, Any], wor
     assert [word for word in words if word not in str(caught.value)] == []
 
 
-@pytest.mark.parametrize(("text", "words"), [("[1, 2]", "must hold"), ("a: [", "not a YAML file"), ("sedes: [1]", "'seeds'")])
+def test_the_same_mistake_in_many_places_is_told_once() -> None:
+    wrong = {"method": {"name": "lora"}, "connector": "on"}
+    with pytest.raises(MmpeftError) as caught:
+        small(variants=[wrong, {"method": {"name": "ia3"}}, wrong, {"method": {"name": "lora", "rank": 2}}])
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("unknown variants[0].connector 'on'.") and first.endswith("(1 more like it.)")
+    assert second.startswith("unknown variants[3].method field 'rank'.") and "more like it" not in second
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("[1, 2]", "found a list"), ("", "found nothing"), ("a: [", "not a YAML file"), ("sedes: [1]", "'seeds'")],
+)
 def test_a_file_that_is_no_question_is_refused(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "try.yaml"
     path.write_text(text)

@@ -21,8 +21,9 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """What runs would cost before they are made: GPU-hours, memory, disk, and whether they fit."""
+    from mmpeft.gpus import assumptions
     from mmpeft.plan import load_question, questions
-    from mmpeft.planner import assumptions, budgets, total
+    from mmpeft.planner import budgets, total
 
     if every == (question is not None):
         raise MmpeftError(f"plan: name one question, or --all for all of them ({', '.join(questions())}).")
@@ -33,11 +34,13 @@ def plan(
         print_json({"budgets": [each.to_dict() for each in found], "total": whole, "assumptions": said})
         return
     rows = found[0].rows if question else [each.to_dict() for each in found]
-    table = Table(question or "question", "runs", "GPU-hours", "peak GiB", "fits", box=None, pad_edge=False)
-    for row in [*rows, {**whole, "label": "all", "question": "all"}]:
+    counted = ("runs",) if question else ("asks", "runs")
+    table = Table(question or "question", *counted, "GPU-hours", "peak GiB", "fits", box=None, pad_edge=False)
+    for row in [*rows, {**whole, "label": "all", "question": "all", "num_asked": ""}]:
         name = f"{row['label']}, {row['size']}" if row.get("size") else row["label" if question else "question"]
+        asked = () if question else (str(row["num_asked"]),)
         size = (f"{row['num_runs']:,}", f"{row['gpu_hours']:,.1f}", f"{row['peak_bytes'] / 2**30:.1f}")
-        table.add_row(name, *size, "yes" if row["fits"] else "[red]no[/]")
+        table.add_row(name, *asked, *size, "yes" if row["fits"] else "[red]no[/]")
     out.print(table)
     out.print(f"about ${whole['dollars']:,.0f}, {whole['disk_bytes'] / 1e9:.1f} GB on disk", soft_wrap=True)
     if too_large := dict.fromkeys(label for each in found for label in each.too_large):
@@ -45,7 +48,7 @@ def plan(
         remedy = "mmpeft run --accelerate fsdp --processes …, and mmpeft pre-step before."
         out.print(f"too large for one {gpu}: {names}. Cut it over several: {remedy}", soft_wrap=True)
     if every:
-        out.print("runs and pre-steps that questions share are counted in the first that asks them", style="dim")
+        out.print("runs and pre-steps that questions share are counted in the first question that asks for them", style="dim")
     out.print(said, style="dim", soft_wrap=True)
 
 
@@ -64,7 +67,8 @@ def calc(
     as_json: AsJson = False,
 ) -> None:
     """What one configuration needs: trained parameters, memory of a step by part, operations, whether it fits a GPU."""
-    from mmpeft.planner import assumptions, one_setup
+    from mmpeft.gpus import assumptions
+    from mmpeft.planner import one_setup
 
     found = one_setup(
         {"model": model, "method": method, "size": size, "location": location, "connector": connector},

@@ -13,6 +13,7 @@ from mmpeft.errors import MmpeftError, unknown
 
 if TYPE_CHECKING:
     from mmpeft.real.overlap import Overlap
+    from mmpeft.real.task import RealTask
 
 LEVELS = {"ok": "green", "warning": "yellow", "failed": "red"}
 
@@ -33,10 +34,7 @@ def datasets(
     if bad := [name for name in names or [] if name not in REAL]:
         raise unknown("dataset", bad[0], REAL)
     if not names:
-        table = Table("name", "stands in column", "metric", "licence", box=None, pad_edge=False)
-        for task in REAL.values():
-            table.add_row(task.name, task.column, task.metric, task.licence)
-        out.print(table)
+        _print_datasets(list(REAL.values()))
         return
     chosen = [REAL[name] for name in names]
     for task in chosen:
@@ -54,6 +52,23 @@ def datasets(
             out.print(f"  in:     {seen.text!r}\n  labels: {seen.labels!r}", markup=False, soft_wrap=True)
     if overlap:
         _print_overlaps(overlaps(chosen))
+
+
+def _print_datasets(tasks: "list[RealTask]") -> None:
+    """A row a dataset; its other wordings and its licence below, since a line has no room for them."""
+    wordings: dict[str, list[RealTask]] = {}
+    for task in tasks:
+        wordings.setdefault(task.dataset, []).append(task)
+    table = Table("name", "train", "dev", "test", "metric", box=None, pad_edge=False)
+    for first, *_ in wordings.values():
+        sizes = (f"{size:,}" if (size := first.size(split)) else "" for split in ("train", "dev", "test"))
+        table.add_row(first.name, *sizes, first.metric)
+    out.print(table)
+    out.print("sizes: questions with a picture, by the authors' numbers or as many as are drawn", style="dim", soft_wrap=True)
+    others = [other.name for _, *others in wordings.values() for other in others]
+    out.print(f"the same in LLaVA's wording: {', '.join(others)}", soft_wrap=True)
+    for first, *_ in wordings.values():
+        out.print(f"licence of {first.name}: {first.licence}", style="dim", markup=False, soft_wrap=True)
 
 
 def _print_overlaps(found: "list[Overlap]") -> None:
@@ -92,7 +107,9 @@ def models(as_json: AsJson = False) -> None:
         return
     for row in rows:
         terms = f"{row['licence']}{', gated' if row['gated'] else ''}"
-        out.print(f"{row['model']:<21} {row['source']:<55} {row['image_tokens']:>5} image tokens  {terms}", soft_wrap=True)
+        place, _, revision = row["source"].partition("@")
+        pinned = f"{place}@{revision[:8]}" if revision else place
+        out.print(f"{row['model']:<21} {pinned:<48} {row['image_tokens']:>5} image tokens  {terms}", markup=False, soft_wrap=True)
     for row in rows:
         for method, reason in row["refused"].items():
             out.print(f"refused: {method} on {row['model']}: {reason}", markup=False, soft_wrap=True)

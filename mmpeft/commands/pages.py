@@ -6,14 +6,15 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mmpeft.commands.terms import AsJson, Scale, StoreFolder, out, print_json
+from mmpeft.commands.terms import AsJson, Scale, StoreFolder, err, out, print_json
 
 
 def claims(scale: Scale = None, store: StoreFolder = None, as_json: AsJson = False) -> None:
     """Each claim of the paper with its verdict: supported, contradicted (and why) or undecided by the recorded runs."""
     from mmpeft.study.ledger import MARKS, counts, judged
 
-    found = judged(scale, None if store is None else str(store))
+    with err.status("reading every record, and drawing intervals: about a minute"):  # on a terminal alone
+        found = judged(scale, None if store is None else str(store))
     if as_json:
         print_json([one.to_dict() for one in found])
         return

@@ -16,8 +16,8 @@ import pandas as pd
 from pydantic import Field
 
 from mmpeft.calc import GIB, Setup, Shape, Sizes, answering_memory, forward_flops, step_flops, step_memory
+from mmpeft.gpus import GPUS, HEADROOM_RATIO, USED_SHARE
 from mmpeft.plan import project_root
-from mmpeft.planner import GPUS, HEADROOM_RATIO, USED_SHARE
 from mmpeft.spec import Part
 from mmpeft.study.efficiency import Row, Series, read
 from mmpeft.study.report import DASH, THIN, Prose, Table, listed, percent, to_html

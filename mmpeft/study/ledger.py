@@ -1,6 +1,7 @@
 """The claims ledger for readers: verdicts with their intervals, and what the paper's own tables say."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -54,19 +55,17 @@ def counts(found: Sequence[Judged]) -> dict[str, int]:
 
 
 def in_brief(found: Sequence[Judged]) -> Prose:
-    """How many claims stand, fall and stay open at which scale, and which fall for what reason."""
+    """How many claims stand, fall and stay open at which scale, and how many fall for what reason."""
     by = counts(found)
     text = f"Of {len(found)} claims of the paper, {by['supported']} are supported by our runs{_at(found)}"
     text += f", {by['contradicted']} contradicted, and {by['undecided']} stay undecided."
     waiting = sum(one.verdict == "undecided" and len(one.run_ids) < one.num_planned for one in found)
     if waiting:
         text += f" Of the undecided ones {waiting} still wait for runs."
-    for reason in dict.fromkeys(one.reason for one in found if one.reason):
-        fallen = [f"«{one.claim.claim}»" for one in found if one.reason == reason]
-        text += f" Contradicted, {reason}: {' '.join(fallen)}"
-    low = [f"«{one.claim.claim}»" for one in found if one.below_chance]
-    if low:
-        text += f" Judged by rows that all lie below a random answer: {' '.join(low)}"
+    if reasons := Counter(one.reason for one in found if one.reason).most_common():
+        text += f" Why contradicted: the difference is {listed(f'{reason} ({number})' for reason, number in reasons)}."
+    if low := sum(one.below_chance for one in found):
+        text += f" Of all verdicts {low} rest on rows that each lie below a random answer."
     return Prose(text)
 
 

@@ -3,9 +3,10 @@
 import pandas as pd
 
 from mmpeft.calc import GIB, Setup, measurements, sizes_of, step_memory
+from mmpeft.gpus import GPUS, HEADROOM_RATIO, USED_SHARE, assumptions, gpu_of
 from mmpeft.methods import METHODS
 from mmpeft.plan import load_question, questions
-from mmpeft.planner import GPUS, HEADROOM_RATIO, USED_SHARE, assumptions, budget, budgets, gpu_of, shape_of, total
+from mmpeft.planner import budget, budgets, shape_of, total
 from mmpeft.spec import RunSpec, parse
 from mmpeft.study.report import Prose, Table, percent, to_html
 
