@@ -14,6 +14,10 @@ USED_SHARE = 0.35
 LAYER_SECONDS = 0.0005
 """The least time of a decoder layer in one pass, however small, for starting its kernels one by one; an assumption too."""
 
+LOADING_BANDWIDTH = 1e9
+"""Bytes a second at which a base comes from a disk or a shared folder; a run reads it twice, the second time to prove that what
+was frozen stayed as it was. An assumption too."""
+
 HEADROOM_RATIO = 0.92
 """Of a GPU's memory a step may ask for; the rest goes to the runtime and to gaps between tensors."""
 
@@ -61,8 +65,9 @@ def assumptions(gpu_name: str, used_share: float = USED_SHARE) -> str:
     found, gpu = measured_error(), gpu_of(gpu_name)
     return (
         f"Assumed: {used_share:.0%} of {gpu_name}'s {gpu.flops / 1e12:.0f} TFLOP/s are reached, {HEADROOM_RATIO:.0%} of its "
-        f"{gpu.memory_bytes / GIB:.0f} GiB can be used, a layer takes {1000 * LAYER_SECONDS:g} ms at least, an hour costs "
-        f"${gpu.dollars_per_hour:.2f}; the vision encoder runs in each pass, but for packaged models, whose features are kept. "
+        f"{gpu.memory_bytes / GIB:.0f} GiB can be used, a layer takes {1000 * LAYER_SECONDS:g} ms at least, weights "
+        f"are read at {LOADING_BANDWIDTH / 1e9:g} GB/s, an hour costs ${gpu.dollars_per_hour:.2f}; the vision encoder runs in "
+        "each pass, but for packaged models, whose features are kept. "
         f"Error of the calculator on {found.num_setups} small models on a CPU: kept bytes {found.memory_median:.1%} (median), "
         f"{found.memory_worst:.1%} (worst); operations {found.flops_median:.1%}, {found.flops_worst:.1%}. "
         "Hours follow from the share that is reached; benchmarks/gpu_cost.py measures it on a GPU."

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmpeft.calc import Setup, Shape, answering_memory, forward_flops, sizes_of, step_flops, step_memory
 from mmpeft.errors import MmpeftError, unknown
-from mmpeft.gpus import HEADROOM_RATIO, LAYER_SECONDS, USED_SHARE, Gpu, gpu_of
+from mmpeft.gpus import HEADROOM_RATIO, LAYER_SECONDS, LOADING_BANDWIDTH, USED_SHARE, Gpu, gpu_of
 from mmpeft.methods import METHODS, Method
 from mmpeft.plan import Question
 from mmpeft.registry import known_task
@@ -56,7 +56,7 @@ class Estimate:
         passes: Of one step, so that it fits: the smallest number that divides the batch.
         peak_bytes: Of one GPU, in training or while answers are written, whichever is more.
         fits: Whether that is within the GPU's memory.
-        hours: From beginning to end, training and questions shared by all its GPUs.
+        hours: From beginning to end, training and questions shared by all its GPUs; each of them loads the base.
         gpu_hours: The same over all its GPUs.
     """
 
@@ -108,15 +108,9 @@ class Budget:
 
 
 def words_of(task: str) -> Words:
-    """The lengths of a task's texts.
-
-    Raises:
-        MmpeftError: They are not written down.
-    """
+    """The lengths of a task's texts; of a task that somebody added, a short question's and half of what it may answer."""
     name = task.removeprefix("mini-").removesuffix("-llava")
-    if name not in WORDS:
-        raise unknown("task with known lengths", task, WORDS)
-    return WORDS[name]
+    return WORDS.get(name) or Words(60, max(1, known_task(task).max_new_tokens // 2))
 
 
 def shape_of(model: str, task: str) -> Shape:
@@ -238,6 +232,8 @@ def _estimate(
     layers, peak = learning.setup.sizes.dims.num_layers, max(training_bytes, asking_bytes)
     starting = 3 * layers * LAYER_SECONDS * learning.num_steps * passes * num_gpus  # forwards, and twice that backwards
     training = max(starting, learning.flops() / (gpu.flops * used_share))
+    loading = 2 * 2 * learning.setup.sizes.total / LOADING_BANDWIDTH  # two bytes a weight, twice; on each of the GPUs
+    hours = ((training + asking_seconds) / num_gpus + loading) / 3600
     return Estimate(
         label=label,
         trained=learning.setup.trained,
@@ -246,8 +242,8 @@ def _estimate(
         passes=passes,
         peak_bytes=peak,
         fits=peak <= limit,
-        hours=(training + asking_seconds) / num_gpus / 3600,
-        gpu_hours=(training + asking_seconds) / 3600,
+        hours=hours,
+        gpu_hours=hours * num_gpus,
     )
 
 

@@ -365,6 +365,10 @@ def test_differences_are_those_of_the_printed_numbers(name: str, expected: dict[
     assert {place: found[place] for place in expected} == pytest.approx(expected, abs=0.0002)
 
 
+def test_a_question_without_a_claim_says_so() -> None:
+    assert "no claim of the paper about this question" in ledger.verdict_table([], pages=False).html
+
+
 def test_tables_and_sentences_say_the_verdicts(complete: Results) -> None:
     found = [verdict(complete, claim({**TUNED_OVER_FROZEN, "over": "unseen", "expect": expect})) for expect in ("above", "below")]
     assert ledger.counts(found) == {"supported": 1, "contradicted": 1, "undecided": 0}

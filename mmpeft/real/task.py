@@ -95,11 +95,16 @@ class RealTask(Task):
         return in_dev(item.picture_id) == (split == "dev")
 
     def size(self, split: str) -> int | None:
-        """How many questions a split holds by its authors' numbers, less what dev takes of train, and no more than are drawn."""
+        """How many questions a split holds by its authors' numbers, less what dev takes of train, and no more than are drawn.
+
+        Where the numbers are not known: as many as lie on the shelf, once it is there.
+        """
         cut = self.dev_from_train and split != "test"
         held = self.sizes.get("train" if cut else split)
         if held is not None and cut:
             held = round(held * (DEV_RATIO if split == "dev" else 1 - DEV_RATIO))
+        if held is None and self.at_hand(split):
+            return self.split(split).manifest.num_examples
         return min((number for number in (held, self.draw.get(split)) if number is not None), default=None)
 
     def all_examples(self, split: str) -> list[Example]:

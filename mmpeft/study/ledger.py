@@ -119,6 +119,8 @@ def verdict_table(found: Sequence[Judged], *, pages: bool = True) -> Table:
         found: From :func:`judged` or :func:`of_page`.
         pages: Whether to name the page; not on the page itself.
     """
+    if not found:
+        return Table(pd.DataFrame(), "The ledger has no claim of the paper about this question.")
     rows = [
         {
             "verdict": one.verdict,
