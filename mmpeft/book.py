@@ -178,7 +178,8 @@ def _tidy(path: Path, name: str) -> None:
     for cell in document.cells:
         tags = cell.metadata.get("tags", [])
         if "injected-parameters" in tags:
-            cell.metadata["tags"] = [*tags, "hide-cell"]
+            cell.metadata["tags"] = [*tags, "hide-input"]
+            cell.metadata["mystnb"] = {"code_prompt_show": "Show what was set for this page", "code_prompt_hide": "Hide it"}
         figure = cell.metadata.get("mystnb", {}).get("figure", {})
         if "name" in figure:
             figure["name"] = f"{name}-{figure['name']}"

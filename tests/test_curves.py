@@ -165,7 +165,7 @@ def test_a_crossing_that_noise_hides_has_an_open_interval() -> None:
     arms = curve_report.data_arms(results)
     table = curve_report.crossings_table(results, arms)
     assert len(table.frame) and ("below 160" in table.html or "above 1,600" in table.html)
-    assert " cross" in curve_report.crossings(results, arms)
+    assert "in another order at the largest size" in curve_report.crossings(results, arms)
 
 
 def test_crossings_of_single_draws_by_hand() -> None:

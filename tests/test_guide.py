@@ -17,7 +17,7 @@ from mmpeft.spec import RunSpec, parse
 from mmpeft.study import comparison, guide, guide_report
 from mmpeft.study.claims import Ledger, load_ledger
 from mmpeft.study.comparison import Results
-from mmpeft.study.guide import Advice, Candidate, advise
+from mmpeft.study.guide import Advice, advise, ranked
 from mmpeft.study.guide_report import Advised
 from mmpeft.study.situations import Guide, Situation, load_guide
 from mmpeft.study.tracks import Tracks
@@ -137,7 +137,7 @@ def test_a_candidate_must_keep_what_it_has_to_on_average() -> None:
 
 
 def test_where_no_candidate_keeps_it_there_is_no_advice() -> None:
-    one, two = Candidate("a", 0.2), Candidate("b", 0.3, Outcome("", "supported", 0.1, 0.05, 0.2))
+    one, two = ranked([("a", 0.2), ("b", 0.3)], [None, Outcome("", "supported", 0.1, 0.05, 0.2)])
     assert guide._sureness([one, two], (), MARGIN, ["a", "b"]) == guide.NOT_FAIR
     assert guide._sureness([one], (), MARGIN, ["b"]) == guide.LIKELY
     assert guide._sureness([one, two], (), MARGIN) == guide.SURE
@@ -210,8 +210,15 @@ def test_a_lower_spread_is_better(complete: Results) -> None:
     ],
 )
 def test_how_sure_an_advice_is_follows_from_the_intervals(ends: list[Any], expected: str) -> None:
-    others = [Candidate("b", 0.1, Outcome("", "undecided", low, low, high)) for low, high in ends]
-    assert guide._sureness([Candidate("a", 0.2), *others], (), MARGIN) == expected
+    behind = [Outcome("", "undecided", low, low, high) for low, high in ends]
+    assert guide._sureness(ranked([("a", 0.2), *(("b", 0.1) for _ in ends)], [None, *behind]), (), MARGIN) == expected
+
+
+def test_who_stands_above_one_that_is_kept_is_kept_too() -> None:
+    sure, open_, far = (Outcome("", "undecided", low, low, 0.3) for low in (0.01, -0.02, 0.1))
+    found = ranked([("a", 0.5), ("b", 0.48), ("c", 0.45), ("d", 0.2)], [None, sure, open_, far])
+    assert [one.name for one in found if not one.told_apart] == ["a", "b", "c"]
+    assert guide._sureness(found, (), MARGIN) == guide.ONE_OF
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import nbformat
 import pytest
 from fixture_records import fill
 
@@ -20,6 +21,7 @@ parts:
     chapters:
       - file: bibliography
       - file: _executed/capacity
+      - file: _executed/claims
 """
 
 
@@ -30,8 +32,12 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree("book", place / "book", ignore=shutil.ignore_patterns("_build", "_executed"))
     shutil.copytree("params/scales", place / "params" / "scales")
     (place / "notebooks").mkdir()
-    for name in ("params/capacity.yaml", "notebooks/capacity.ipynb"):
+    for name in ("params/capacity.yaml", "params/claims.yaml", "notebooks/capacity.ipynb"):
         shutil.copy(name, place / name)
+    shutil.copy("notebooks/claims.ipynb", place / "notebooks" / "claims.ipynb")
+    only = nbformat.read(place / "notebooks" / "claims.ipynb", as_version=4)
+    only.cells = only.cells[:4]  # what other pages point to; its verdicts need every question
+    nbformat.write(only, place / "notebooks" / "claims.ipynb")
     (place / "book" / "_toc.yml").write_text(CONTENTS, encoding="utf-8")
     (place / "book" / "glossary.md").write_text("# Words\n", encoding="utf-8")
     monkeypatch.chdir(place)
@@ -60,12 +66,13 @@ def test_a_copied_question_is_planned_run_and_a_page_of_the_book(clone: Path) ->
     rename(clone, "ranks")
     contents = clone / "book" / "_toc.yml"
     contents.write_text(contents.read_text(encoding="utf-8") + "      - file: _executed/ranks\n", encoding="utf-8")
-    assert questions() == ["capacity", "ranks"] == book.notebooks() == book.pages()
+    assert questions() == ["capacity", "ranks"]
+    assert book.notebooks() == sorted(book.pages()) == ["capacity", "claims", "ranks"]
     ranks, capacity = (load_question(name, "smoke").planned() for name in ("ranks", "capacity"))
     assert ranks == capacity  # the same runs: made once for both
     store = fill(Store(clone / "store"), ranks)
     built = book.build(store.path, scale="smoke")
-    assert (built.pages, built.figures, built.warnings) == (4, 2, 0)
+    assert (built.pages, built.figures, built.warnings) == (5, 2, 0)
     text = (built.page.parent / "_executed" / "ranks.html").read_text(encoding="utf-8")
     assert f"{len(ranks)} of {len(ranks)} planned runs" in text
 

@@ -95,7 +95,7 @@ def test_a_question_runs_at_smoke_in_under_a_minute(name: str, tmp_path: Path) -
     executed = nbformat.read(out, as_version=4)
     assert "papermill" not in executed.metadata and "widgets" not in executed.metadata
     injected = [c for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
-    assert len(injected) == 1 and "hide-cell" in injected[0].metadata["tags"]
+    assert len(injected) == 1 and "hide-input" in injected[0].metadata["tags"]
     ids = [cell.id for cell in executed.cells]
     assert ids.index("in-short") < ids.index("parameters-words") < ids.index("parameters"), "the answer before its parameters"
     text, planned = str(executed), len(load_question(name, "smoke").specs())

@@ -16,7 +16,7 @@ from mmpeft.methods import METHODS
 from mmpeft.stats import Estimate, Floats, hierarchical_bootstrap
 from mmpeft.study import comparison
 from mmpeft.study.comparison import Results, Variant, estimate, find, gain
-from mmpeft.study.differences import STAR, Cells, below, framed, marked
+from mmpeft.study.differences import Cells, below, framed
 from mmpeft.study.report import DASH, Prose, Table, cell, listed, percent, row_name
 from mmpeft.summaries import (
     Interval,
@@ -97,7 +97,8 @@ def normalized_table(results: Results) -> Table:
     for row in rows(results):
         raw, part = estimate(results, row, GROUP), normalized(results, row)
         numbers[row_name(row)] = {"raw": raw.mean if raw else None, "normalized": part.mean if part else None}
-        shown[row_name(row)] = {f"{GROUP} average (%)": cell(raw), "part of the way to full fine-tuning (%)": cell(part)}
+        way_there = cell(part, beyond=True)
+        shown[row_name(row)] = {f"{GROUP} average (%)": cell(raw), "part of the way to full fine-tuning (%)": way_there}
     table = framed(numbers, shown, "The plan has no row with runs on every unseen task.", results)
     found = next((each for row in rows(results) if (each := way(results, row))), None)
     if found is None:
@@ -186,21 +187,12 @@ def better(results: Results, a: Variant, b: Variant) -> Interval | None:
 
 
 def better_table(results: Results, connector: str = "tuned") -> Table:
-    """How often a run of the row beats one of the column, in percent; a star where their unseen averages are told apart."""
+    """How often a run of the row beats one of the column, in percent."""
     found = rows(results, connector)
     names = {row: row_name(row) for row in found}
-    pairs = {(a, b): gain(results, a, b, GROUP) for a, b in combinations(found, 2)}
-    sure = {pair for pair, side in verdicts(pairs, 0.0).items() if side in ("higher", "lower")}
     numbers: Cells = {names[a]: {names[b]: _value(better(results, a, b)) if a != b else None for b in found} for a in found}
-    star = {(a, b): STAR if {(a, b), (b, a)} & sure else "" for a in found for b in found}
-    shown: Cells = {
-        names[a]: {names[b]: marked(_cell(better(results, a, b)), star[a, b]) if a != b else "" for b in found} for a in found
-    }
-    table = framed(numbers, shown, "The plan has no such rows.", results)
-    if not pairs:
-        return table
-    text = f"{STAR} the paired difference of the two unseen averages is told apart from zero after Holm's correction for the"
-    return below(table, f"{text} {len(pairs)} pairs of this table: {len(sure)} are.")
+    shown: Cells = {names[a]: {names[b]: _cell(better(results, a, b)) if a != b else "" for b in found} for a in found}
+    return framed(numbers, shown, "The plan has no such rows.", results)
 
 
 def _value(found: Interval | None) -> float | None:

@@ -221,7 +221,7 @@ def confound(results: Results, arms: Arms, group: str) -> Prose:
 
 
 def crossings_table(results: Results, arms: Arms) -> Table:
-    """Where the lines of two methods cross, with intervals: only the pairs that do."""
+    """Where two methods change places between the ends of their lines, with intervals: only the pairs that do."""
     rows: Cells = {}
     shown: Cells = {}
     for arm, group, a, b, found in _crossings(results, arms):
@@ -229,21 +229,23 @@ def crossings_table(results: Results, arms: Arms) -> Table:
             key = (f"{found.first} before, {b if found.first == a else a} behind", group, arm)
             rows[key] = {"x": found.x, "low": found.low, "high": found.high}
             shown[key] = {"crosses at": f"{found.x:,.0f}", "interval": _interval(results, arms, found)}
-    nothing = "No two lines cross between the smallest and the largest number, as far as there are runs."
+    nothing = "No two methods change places between the smallest and the largest number, as far as there are runs."
     return framed(rows, shown, nothing, results)
 
 
 def crossings(results: Results, arms: Arms) -> Prose:
-    """How many pairs cross, and for how many the place is known on both sides."""
+    """How many pairs change places from end to end, and for how many it is known where."""
     found = [c for *_, c in _crossings(results, arms)]
     if not found:
         return Prose("Whether the order of the methods changes is not known yet: no two lines have two points in common.")
     crossed = [c for c in found if not math.isnan(c.x)]
     placed = [c for c in crossed if c.low > 0 and not math.isinf(c.high)]
-    text = f"Of {len(found)} pairs of lines (pairs of methods, arms and groups of tasks), {len(crossed)} cross"
+    pairs = f"Of {len(found)} pairs of lines (pairs of methods, arms and groups of tasks)"
     if not crossed:
-        return Prose(f"{text}: between these sizes the order of the methods does not change.")
-    return Prose(f"{text}. For {len(placed)} of these the whole interval lies between the smallest and the largest size.")
+        return Prose(f"{pairs} none stands in another order at the largest size than at the smallest.")
+    stand = "stands" if len(crossed) == 1 else "stand"
+    text = f"{pairs} {len(crossed)} {stand} in another order at the largest size than at the smallest."
+    return Prose(f"{text} For {len(placed)} of these the whole interval of the place lies between the two.")
 
 
 def _crossings(results: Results, arms: Arms) -> list[tuple[str, str, str, str, Crossing]]:

@@ -7,6 +7,7 @@ within a round, where both rows meet the same machine, and told as the median ov
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -252,7 +253,7 @@ def finding(measurement: Measurement | None, cost: Cost) -> Prose:
     parts = [f"more than {measurement.reference.name} in every round: {listed(above)}"] if above else []
     parts += [f"less in every round: {listed(below)}"] if below else []
     rest = len(found) - len(above) - len(below)
-    parts += [f"not the same in every round: the other {rest}"] if rest else []
+    parts += [f"not the same in every round: the other {rest if rest > 1 else 'one'}"] if rest else []
     return Prose(f"As multiples of {measurement.reference.name}, {COSTS[cost]}: {'; '.join(parts)}.")
 
 
@@ -277,6 +278,24 @@ def counts_table(results: Results) -> Table:
         shown[name] = [DASH if value is None or pd.isna(value) else f"{int(value):,}" for value in shown[name]]
     shown["trained (%)"] = [DASH if math.isnan(value) else f"{100 * value:.2f}" for value in frame["trained, share"]]
     return counted(Table(frame, to_html(shown, index=False)), results)
+
+
+def formula_finding(measurement: Measurement | None) -> Prose:
+    """Whether the paper's count puts the rows in the order in which they stand on a clock, pair by pair."""
+    if measurement is None:
+        return Prose("Nothing was measured yet.")
+    counted = dict(formula_table(measurement).frame[["method", "operations of a step"]].itertuples(index=False))
+    clocked = {row.name: ratios(measurement, row, "step_seconds") for row in measurement.rows if row.name in counted}
+    agreeing = []
+    for one, other in combinations(clocked, 2):
+        sides = {math.copysign(1, a - b) for a, b in zip(clocked[one], clocked[other], strict=True)}
+        if len(sides) == 1:
+            agreeing.append(sides == {math.copysign(1, counted[one] - counted[other])})
+    if not agreeing:
+        return Prose("No two rows differ the same way in every round, so that the formula cannot be judged.")
+    answer = "puts the methods" if all(agreeing) else "does not put the methods"
+    pairs = f"of {len(agreeing)} pairs of rows whose times differ the same way in every round, {sum(agreeing)} stand in its order"
+    return Prose(f"The paper's formula {answer} in the order of the clock: {pairs}.")
 
 
 def formula_table(measurement: Measurement | None) -> Table:

@@ -63,16 +63,13 @@ class Candidate:
         value: What decides: a share, a spread, bytes.
         behind: How far the best one is ahead of it, above zero where it is; for RATIOS the logarithm of the ratio. None for
             the best one itself.
+        told_apart: Whether it is surely behind the best one, and so is whoever stands below it.
     """
 
     name: str
     value: float
     behind: Outcome | None = None
-
-    @property
-    def told_apart(self) -> bool:
-        """Whether it is surely behind the best one."""
-        return self.behind is not None and self.behind.low is not None and self.behind.low > 0
+    told_apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ def _advice(situation: Situation, known: Evidence, margin: float, strict: bool) 
     sign = 1 if situation.better == "higher" else -1
     order = sorted(values, key=lambda name: -sign * values[name])
     behind = _differences(situation, known, [rows[name] for name in order], margin)
-    ranking = tuple(Candidate(name, values[name], o) for name, o in zip(order, behind, strict=True))
+    ranking = ranked([(name, values[name]) for name in order], behind)
     over = _over_the_rest(situation, known, rows[order[0]], margin, strict) if order else {}
     choices = {METHODS[row["method"]].label for row in situation.against}
     beaten = [name for name, outcome in over.items() if name in choices and outcome.verdict == "contradicted"]
@@ -187,6 +184,17 @@ def _advice(situation: Situation, known: Evidence, margin: float, strict: bool) 
         num_runs=num_runs,
         num_planned=num_planned,
     )
+
+
+def ranked(values: Sequence[tuple[str, float]], behind: Sequence[Outcome | None]) -> tuple[Candidate, ...]:
+    """The candidates, best first, each with how far it lies behind the first.
+
+    Whoever stands above one that is kept is kept too: differences of pairs are not equally sure, and it would be odd to leave out
+    the better and keep the worse.
+    """
+    apart = [outcome is not None and outcome.low is not None and outcome.low > 0 for outcome in behind]
+    ends = [all(apart[place:]) for place in range(len(apart))]
+    return tuple(Candidate(*named, outcome, end) for named, outcome, end in zip(values, behind, ends, strict=True))
 
 
 def _price(situation: Situation, known: Evidence, name: str, margin: float, strict: bool) -> tuple[str, Outcome] | None:

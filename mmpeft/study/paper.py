@@ -137,7 +137,7 @@ def _connector_checks(results: Results, paper: pd.DataFrame, group: str) -> list
         if np.isnan(theirs):
             continue
         verdict: Verdict = "undecided"
-        if abs(theirs) >= NO_SIGN_BELOW and tuned and sides[tuned, group] in ("higher", "lower"):
+        if round(abs(theirs), 6) >= NO_SIGN_BELOW and tuned and sides[tuned, group] in ("higher", "lower"):
             verdict = "agrees" if (sides[tuned, group] == "higher") == (theirs > 0) else "disagrees"
         statement = f"effect of a tuned connector on the {group} average of {label}"
         there, here = f"{percent(theirs, sign=True)} points", with_interval(ours, sign=True)
@@ -183,7 +183,7 @@ def _best(results: Results, common: Common, theirs: pd.Series, group: str) -> Ch
     behind = {row for row, side in verdicts(leads, 0.0).items() if side == "higher"}
     first, second = theirs.nlargest(2)
     verdict: Verdict = "undecided"
-    if first - second >= NO_SIGN_BELOW:
+    if round(first - second, 6) >= NO_SIGN_BELOW:  # to the printed digits
         verdict = "disagrees" if best_there in behind else "agrees" if len(behind) == len(leads) else "undecided"
     return Check(f"best row on the {group} tasks", str(best_there), str(best_here), verdict)
 

@@ -112,7 +112,7 @@ def location_checks(results: Results) -> list[Check]:
                 continue
             there, *others = map(str, means.index)
             leads = [step(results, points[other], points[there], group, coverage) for other in others]
-            ahead = float(means.iloc[0] - means.iloc[1])
+            ahead = round(float(means.iloc[0] - means.iloc[1]), 6)  # to the printed digits
             sides: list[Judgment] = [weighed("above", e.low, e.high, margin()) if e else "undecided" for e in leads]
             verdict = AGREEMENT[ruled("all", sides)] if ahead >= NO_SIGN_BELOW else "undecided"
             here, second, _ = sorted(ours, key=lambda place: -ours[place])

@@ -87,7 +87,9 @@ def listed(names: Iterable[object]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
-def cell(e: Estimate | None, *, sign: bool = False, bold: bool = False, plain: bool = False) -> str:
+def cell(
+    e: Estimate | None, *, sign: bool = False, bold: bool = False, plain: bool = False, beyond: bool = False
+) -> str:
     """A table's cell: the mean, its interval below; a dash for what is not known.
 
     Args:
@@ -95,10 +97,11 @@ def cell(e: Estimate | None, *, sign: bool = False, bold: bool = False, plain: b
         sign: Shows signs.
         bold: Shows the mean in bold.
         plain: Shows the number as it is and not in percent.
+        beyond: For a share that may lie beyond the ends of the scale.
     """
     if e is None:
         return DASH
-    ends = (e.low, e.high) if sign or plain else within_the_scale(e)
+    ends = (e.low, e.high) if sign or plain or beyond else within_the_scale(e)
     mean, low, high = (f"{n:.1f}".replace("-", MINUS) if plain else percent(n, sign=sign) for n in (e.mean, *ends))
     return f"{f'<b>{mean}</b>' if bold else mean}<small>{low} to {high}</small>"
 
@@ -313,6 +316,17 @@ def best_rates(results: Results) -> Table:
     return Table(frame, to_html(shown.rename(columns=names), index=False))
 
 
+def rates_told(results: Results) -> Prose:
+    """The best rate of each method, as far as the grid has been tried."""
+    best = best_rates(results).frame
+    if best.empty:
+        return Prose("No rate has all its runs yet.")
+    named = [f"{row['method']} {rate_text(row['best rate'])}" for _, row in best.iterrows()]
+    ends = [str(row["method"]) for _, row in best.iterrows() if row["at the end"]]
+    text = f"The best rates of those tried, by the average {results.question.split} score: {', '.join(named)}."
+    return Prose(f"{text} At the end of its grid, so that a better one may lie beyond: {listed(ends)}." if ends else text)
+
+
 def rates_in_use(results: Results) -> Prose:
     """Which methods use another rate, at this question's scale, than the best one of the sweep."""
     labels = {METHODS[name].label: rate for name, rate in results.question.learning_rates.items()}
@@ -395,7 +409,7 @@ def connector_effect(results: Results, group: str, *, brief: bool = False) -> Pr
     sides = {
         "raises the average of {}": "higher",
         "lowers the average of {}": "lower",
-        f"changes that of {{}} by less than {percent(margin(), 0)} points": "equal",
+        f"changes the average of {{}} by less than {percent(margin(), 0)} points": "equal",
         "has an effect not told apart from none on {}": "undecided",
     }
     labels = {words: [v.label for v in known if found[v, group] == side] for words, side in sides.items()}
@@ -403,5 +417,5 @@ def connector_effect(results: Results, group: str, *, brief: bool = False) -> Pr
     text = f"On the {group} tasks, tuning the connector as well {effect}."
     if not brief:
         numbers = ", ".join(f"{v.label} {with_interval(e, sign=True)}" for v, e in known.items())
-        text += f" In numbers: {numbers}."
+        text += f" In numbers, each interval by itself: {numbers}."
     return Prose(text)

@@ -167,7 +167,7 @@ def forgetting(tracks: Tracks, what: str, moment: int | str = "last") -> Prose:
     are = {words: "is" if len(labels) == 1 else "are" for words, labels in sides.items()}
     said = "; ".join(f"{listed(labels)} {are[words]} {words}" for words, labels in sides.items() if labels)
     numbers = ", ".join(f"{label} {with_interval(e, sign=True)}" for label, e in found.items())
-    return Prose(f"On {name}, at {_moment(moment)}: {said}. In numbers: {numbers}.")
+    return Prose(f"On {name}, at {_moment(moment)}: {said}. In numbers, each interval by itself: {numbers}.")
 
 
 def course(tracks: Tracks, what: str, measure: str = "score", start: int | str = "first", end: int | str = "last") -> Prose:
@@ -185,7 +185,7 @@ def course(tracks: Tracks, what: str, measure: str = "score", start: int | str =
     sides = {text: [label for label in found if verdict[label] == side] for side, text in names.items()}
     said = listed(words.format(listed(labels)) for words, labels in sides.items() if labels)
     numbers = ", ".join(f"{label} {with_interval(e, sign=True)}" for label, e in found.items())
-    return Prose(f"From {_moment(start)} to {_moment(end)} the {_subject(measure, what)} {said}: {numbers}.")
+    return Prose(f"From {_moment(start)} to {_moment(end)} the {_subject(measure, what)} {said}. In numbers, each interval by itself: {numbers}.")
 
 
 def _moment(moment: int | str) -> str:
