@@ -44,7 +44,7 @@ def lay_out(folder: Path) -> None:
             leaf = Image.new("RGB", (32, 32), TREES[tree])
             leaf.paste((200, 200, 0), (0, 0, 4 + i % 24, 1 + i // 24 + 20 * (split == "test")))  # no two are alike
             leaf.save(folder / f"{split}-{i}.jpg")
-            rows.append({"picture": f"{split}-{i}.jpg", "question": "Which tree is this leaf from?", "answer": tree})
+            rows.append({"picture": f"{split}-{i}.jpg", "question": "Which tree is this?", "answer": tree})
         (folder / f"{split}.json").write_text(json.dumps(rows), encoding="utf-8")
 
 
@@ -79,7 +79,7 @@ def test_the_dataset_of_the_page_is_read_shown_and_split(leaves: Path) -> None:
     said = CliRunner().invoke(app, ["datasets", "leaves", "--show", "--overlap"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert said.exit_code == 0, said.output
     assert "leaves test: 12 examples of 12 pictures" in said.output
-    assert "Which tree is this leaf from?" in said.output and "0 of 3 pairs of splits share a picture" in said.output
+    assert "Which tree is this?" in said.output and "0 of 3 pairs of splits share a picture" in said.output
     assert sum(len(TASKS["leaves"].all_examples(split)) for split in ("train", "dev")) == 120
     right = TASKS["leaves"].all_examples("test")
     assert TASKS["leaves"].score(right, [example.answer.upper() for example in right]).score == 1

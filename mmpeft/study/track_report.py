@@ -185,7 +185,8 @@ def course(tracks: Tracks, what: str, measure: str = "score", start: int | str =
     sides = {text: [label for label in found if verdict[label] == side] for side, text in names.items()}
     said = listed(words.format(listed(labels)) for words, labels in sides.items() if labels)
     numbers = ", ".join(f"{label} {with_interval(e, sign=True)}" for label, e in found.items())
-    return Prose(f"From {_moment(start)} to {_moment(end)} the {_subject(measure, what)} {said}. In numbers, each interval by itself: {numbers}.")
+    text = f"From {_moment(start)} to {_moment(end)} the {_subject(measure, what)} {said}."
+    return Prose(f"{text} In numbers, each interval by itself: {numbers}.")
 
 
 def _moment(moment: int | str) -> str:
