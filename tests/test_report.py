@@ -236,6 +236,11 @@ def test_the_papers_rate_is_neither_a_trial_nor_an_end_of_the_grid(tmp_path: Pat
         assert (row["rates"], row["best rate"], row["at the end"]) == (len(grid), min(grid), True)
 
 
+def test_the_gallery_of_a_task_with_two_answers_shows_both_as_often() -> None:
+    shown = [example.answer for example in gallery.task_gallery("mini-pope", n=6, split="test").examples]
+    assert shown.count("yes") == shown.count("no") == 3
+
+
 def test_the_gallery_shows_different_pictures_with_their_words() -> None:
     shown = gallery.task_gallery("mini-vqav2")
     assert len({e.picture_id for e in shown.examples}) == 6 and len({e.kind for e in shown.examples}) > 3

@@ -57,7 +57,7 @@ def image_tag(task: Task, picture_id: str, alt: str) -> str:
 
 
 def task_gallery(task: str, n: int = 6, split: str = "train") -> Gallery:
-    """``n`` pictures of a task, of as many kinds of question as there are.
+    """``n`` pictures of a task, of as many kinds of question as there are; where there are two answers, of both in each kind.
 
     Raises:
         MmpeftError: No such task.
@@ -65,11 +65,13 @@ def task_gallery(task: str, n: int = 6, split: str = "train") -> Gallery:
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     examples = TASKS[task].examples(split, 200)
-    kinds = list(dict.fromkeys(e.kind for e in examples))
+    two = len({e.answer for e in examples}) == 2
+    kinds = [(e.kind, e.answer if two else "") for e in examples]
     chosen: dict[str, Example] = {}
     while len(chosen) < min(n, len({e.picture_id for e in examples})):
-        for kind in kinds:
-            example = next((e for e in examples if e.kind == kind and e.picture_id not in chosen), None)
+        for kind in dict.fromkeys(kinds):
+            mine = (e for e, its in zip(examples, kinds, strict=True) if its == kind)
+            example = next((e for e in mine if e.picture_id not in chosen), None)
             if example and len(chosen) < n:
                 chosen[example.picture_id] = example
     return Gallery(TASKS[task], tuple(chosen.values()))
