@@ -159,10 +159,12 @@ class Launch:
 
     def _own_gpus(self) -> dict[str, str]:
         """Which GPUs the processes see, if this is one of several workers: each has its share, in turn."""
+        if PLACE not in os.environ:
+            return {}
         import torch
 
         there = torch.cuda.device_count()
-        if PLACE not in os.environ or there < 2 * self.num_processes:
+        if there < 2 * self.num_processes:
             return {}
         names = os.environ.get(GPUS, "").split(",") if os.environ.get(GPUS) else [str(gpu) for gpu in range(there)]
         first = int(os.environ[PLACE]) % (there // self.num_processes) * self.num_processes
