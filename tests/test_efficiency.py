@@ -86,6 +86,17 @@ def test_the_formula_is_told_as_a_multiple_too(measured: Measurement) -> None:
     assert frame.loc["LoRA (r 16)", "by the formula, of LoRA's"] == 1
 
 
+def test_the_formula_is_held_to_the_clock_pair_by_pair(measured: Measurement) -> None:
+    said = efficiency.formula_finding(measured)  # LoRA's two sizes take the same in one round, so their pair says nothing
+    assert "does not put the methods in the order of the clock: of 5 pairs" in said and said.endswith("1 stand in its order.")
+    slow, fast = measured.rows[3], measured.rows[1]  # Prefix trains more than the smaller LoRA, and takes longer
+    larger = measured.rows[2].model_copy(update={"step_seconds": [0.95, 1.95, 1.5]})
+    agreeing = measured.model_copy(update={"rows": [fast, larger]})
+    assert "puts the methods in the order of the clock: of 1 pairs" in efficiency.formula_finding(agreeing)
+    alike = measured.model_copy(update={"rows": [measured.rows[2], slow.model_copy(update={"step_seconds": [2.0, 1.0, 2.0]})]})
+    assert "cannot be judged" in efficiency.formula_finding(alike)
+
+
 def test_the_formula_leaves_out_a_vision_encoder_whose_features_are_kept(measured: Measurement) -> None:
     sizes = sizes_of("tiny-llava")
     real = measured.model_copy(update={"model": "tiny-llava", "total_params": sizes.total})
@@ -100,6 +111,7 @@ def test_without_a_measurement_the_page_says_so(tmp_path: Path) -> None:
     assert "Nothing was measured" in efficiency.provenance(None)
     assert efficiency.costs_table(None).frame.empty and efficiency.formula_table(None).frame.empty
     assert "Not measured yet" in efficiency.finding(None, "step_seconds")
+    assert "Nothing was measured" in efficiency.formula_finding(None)
     assert cost_figures.plot_costs(None)._repr_png_().startswith(b"\x89PNG")
 
 

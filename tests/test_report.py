@@ -225,6 +225,7 @@ def test_the_best_rate_is_the_one_with_the_highest_average(tmp_path: Path) -> No
     grid = results.question.learning_rate_grid["lora"]
     assert best["best rate"]["LoRA"] == min(grid, key=lambda rate: abs(np.log10(rate / 2e-3)))
     assert report.rates_in_use(results).startswith("The file of the scale tiny uses")
+    assert f"LoRA {report.rate_text(best['best rate']['LoRA'])}" in report.rates_told(results)
     assert len([a for a in figures.plot_learning_rates(results).axes if a.get_visible()]) == len(best)
 
 
@@ -234,6 +235,7 @@ def test_the_papers_rate_is_neither_a_trial_nor_an_end_of_the_grid(tmp_path: Pat
     for name, grid in results.question.learning_rate_grid.items():
         row = best.loc[METHODS[name].label]
         assert (row["rates"], row["best rate"], row["at the end"]) == (len(grid), min(grid), True)
+    assert "a better one may lie beyond: LoRA" in report.rates_told(results)
 
 
 def test_the_gallery_of_a_task_with_two_answers_shows_both_as_often() -> None:

@@ -284,13 +284,13 @@ def formula_finding(measurement: Measurement | None) -> Prose:
     """Whether the paper's count puts the rows in the order in which they stand on a clock, pair by pair."""
     if measurement is None:
         return Prose("Nothing was measured yet.")
-    counted = dict(formula_table(measurement).frame[["method", "operations of a step"]].itertuples(index=False))
-    clocked = {row.name: ratios(measurement, row, "step_seconds") for row in measurement.rows if row.name in counted}
+    operations = dict(formula_table(measurement).frame[["method", "operations of a step"]].itertuples(index=False))
+    clocked = {row.name: ratios(measurement, row, "step_seconds") for row in measurement.rows if row.name in operations}
     agreeing = []
     for one, other in combinations(clocked, 2):
         sides = {math.copysign(1, a - b) for a, b in zip(clocked[one], clocked[other], strict=True)}
         if len(sides) == 1:
-            agreeing.append(sides == {math.copysign(1, counted[one] - counted[other])})
+            agreeing.append(sides == {math.copysign(1, operations[one] - operations[other])})
     if not agreeing:
         return Prose("No two rows differ the same way in every round, so that the formula cannot be judged.")
     answer = "puts the methods" if all(agreeing) else "does not put the methods"
